@@ -1,0 +1,88 @@
+"""The table: what each op says about coupling.
+
+A rule states what is tied, frozen or new, and decides nothing else. An op without a rule freezes all its operands
+and is counted in `Ties.unknown`. Pointwise ops are known by PyTorch's own tag.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+
+import torch
+from torch import fx
+
+from edgeprune.channels import layers, products, shapes
+from edgeprune.channels.reading import Op, Rule
+from edgeprune.channels.ties import Ties
+
+aten = torch.ops.aten
+
+
+def couple_node(node: fx.Node, ties: Ties, extra: Mapping[Op, Rule]) -> None:
+    """Apply the rule of one node; an op without one freezes what it reads."""
+    rule = extra.get(node.target) or RULES.get(node.target)
+    if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
+        rule = products.pointwise
+    if rule is not None:
+        rule(node, ties)
+    elif any(ties.factors(n) or ties.outputs.get(n) for n in node.all_input_nodes):
+        name = str(node.target)
+        ties.unknown[name] = ties.unknown.get(name, 0) + 1
+        ties.freeze_all(node, f"no rule for {name}")
+
+
+RULES: dict[Op, Rule] = {
+    **dict.fromkeys([aten.conv1d.default, aten.conv2d.default, aten.conv3d.default], layers.convolution),
+    **dict.fromkeys([aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding], layers.convolution),
+    **dict.fromkeys(
+        [aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input], layers.transposed_convolution
+    ),
+    aten.linear.default: layers.linear,
+    aten.embedding.default: layers.embedding,
+    aten._native_batch_norm_legit_no_training.default: layers.batch_norm,
+    aten.layer_norm.default: layers.layer_norm,
+    aten.group_norm.default: layers.group_norm,
+    **dict.fromkeys([aten.softmax.int, aten._softmax.default, aten.log_softmax.int], layers.softmax),
+    **dict.fromkeys([aten.matmul.default, aten.bmm.default, aten.mm.default], products.matmul),
+    aten.einsum.default: products.einsum,
+    aten.scaled_dot_product_attention.default: products.attention,
+    aten.prelu.default: products.prelu,
+    **dict.fromkeys([aten.view.default, aten._unsafe_view.default, aten.reshape.default], shapes.view),
+    aten.expand.default: shapes.expand,
+    aten.permute.default: shapes.permute,
+    **dict.fromkeys([aten.transpose.int, aten.t.default], shapes.transpose),
+    aten.unsqueeze.default: shapes.unsqueeze,
+    **dict.fromkeys([aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims], shapes.squeeze),
+    aten.flip.default: shapes.flip,
+    aten.roll.default: shapes.roll,
+    **dict.fromkeys(
+        [aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default, aten.max.dim, aten.min.dim], shapes.reduce
+    ),
+    **dict.fromkeys([aten.mean.default, aten.sum.default, aten.linalg_vector_norm.default, aten.var.correction], shapes.reduce),
+    aten.cat.default: shapes.concat,
+    aten.stack.default: shapes.stack,
+    **dict.fromkeys([aten.split.Tensor, aten.split_with_sizes.default], shapes.split),
+    aten.slice.Tensor: shapes.narrow,
+    aten.slice_scatter.default: shapes.slice_scatter,
+    aten.select.int: shapes.select,
+    aten.unbind.int: shapes.unbind,
+    aten.index.Tensor: shapes.gather_rows,
+    **dict.fromkeys([aten.pad.default, aten.constant_pad_nd.default], shapes.pad),
+    aten.glu.default: shapes.glu,
+    aten.pixel_shuffle.default: shapes.pixel_shuffle,
+    aten.pixel_unshuffle.default: shapes.pixel_unshuffle,
+    aten.channel_shuffle.default: shapes.channel_shuffle,
+    **dict.fromkeys([aten.clone.default, aten.alias.default, aten.contiguous.default, aten.dropout.default], shapes.same),
+    **dict.fromkeys([aten._to_copy.default, aten.detach.default, aten.lift_fresh_copy.default], shapes.same),
+    **dict.fromkeys([aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.max_pool2d.default], shapes.spatial),
+    **dict.fromkeys([aten.adaptive_avg_pool1d.default, aten.avg_pool1d.default, aten.max_pool1d.default], shapes.spatial),
+    **dict.fromkeys([aten.upsample_nearest2d.vec, aten.upsample_bilinear2d.vec, aten.upsample_bicubic2d.vec], shapes.spatial),
+    **dict.fromkeys([aten.reflection_pad2d.default, aten.replication_pad2d.default], shapes.spatial),
+    **dict.fromkeys([aten.adaptive_max_pool2d.default, aten.max_pool2d_with_indices.default], shapes.same_many),
+    **dict.fromkeys([aten.hardswish.default, aten.hardsigmoid.default, aten.fill.Scalar, aten.zero.default], products.pointwise),
+    **dict.fromkeys([aten.zeros_like.default, aten.ones_like.default, aten.full_like.default], shapes.same),
+    **dict.fromkeys([aten.new_zeros.default, aten.new_ones.default, aten.new_full.default], shapes.ignore),
+    operator.getitem: shapes.item,
+    aten.sym_size.int: shapes.ignore,
+}

@@ -1,0 +1,143 @@
+"""Scores under an intervention -> verdict: the any-class test of C-SWAP (METHODS §1).
+
+For each class k over its correctly classified calibration images (n_k of them), a one-sided two-sample Welch test
+compares the scores under the intervention, σ*, with those of the dense network, σ:
+z_k = (mean σ* - mean σ) / sqrt(s²/n_k + s*²/n_k). Published: score, any-class rule, α. The test is a reconstruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from edgeprune.errors import DataError
+from edgeprune.records import Finding, Ints
+
+Doubles = NDArray[np.float64]
+
+MIN_SAMPLES = 10
+"""Classes with fewer correctly classified images are merged with their nearest."""
+LARGE_SAMPLE = 30
+"""From here on the normal quantile serves; below, Student's t with 2 n - 2 degrees of freedom."""
+MIN_SCORE = 1e-6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TestClass:
+    """One class, or several merged ones, of the test."""
+
+    name: str
+    images: Ints
+    """Which of the calibration images (correctly classified by the dense network) it holds."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judge:
+    """Judges scores against the dense network's.
+
+    Attributes:
+        classes: The classes of the test; together they hold every image once.
+        dense: Score of the dense network per image, shape (N,), in [0, 1].
+        alpha: Level of the one-sided test.
+    """
+
+    classes: tuple[TestClass, ...]
+    dense: Doubles
+    alpha: float
+
+    @property
+    def quantiles(self) -> Doubles:
+        """How far z may fall, per class."""
+        counts = np.array([len(c.images) for c in self.classes])
+        students = stats.t.ppf(1 - self.alpha, 2 * counts - 2)
+        return np.asarray(np.where(counts < LARGE_SAMPLE, students, stats.norm.ppf(1 - self.alpha)), dtype=np.float64)
+
+    @property
+    def tolerance(self) -> Doubles:
+        """Δ_k: about how far the mean score of class k may fall before the fall is significant."""
+        spread = np.array([self.dense[c.images].std(ddof=1) for c in self.classes])
+        counts = np.array([len(c.images) for c in self.classes])
+        return np.asarray(self.quantiles * spread * np.sqrt(2 / counts), dtype=np.float64)
+
+    def z(self, number: int, scores: Doubles) -> float:
+        """z of one class; `scores` are those of its images under the intervention."""
+        return welch_z(scores, self.dense[self.classes[number].images])
+
+    def effect(self, images: Ints, scores: Doubles) -> float:
+        """Causal effect ξ over these images: mean of (σ* - σ) / σ, σ clipped at 1e-6."""
+        dense = np.maximum(self.dense[images], MIN_SCORE)
+        return float(np.mean((scores - dense) / dense))
+
+    def finding(self, z: Doubles) -> Finding:
+        """Verdict from the z of every class: harm to any class is critical."""
+        if (z < -self.quantiles).any():
+            return Finding.CRITICAL
+        return Finding.DETRIMENTAL if (z > self.quantiles).any() else Finding.NEUTRAL
+
+
+def welch_z(changed: Doubles, reference: Doubles) -> float:
+    """Two-sample z; infinite where neither sample varies and the means differ."""
+    difference = float(changed.mean() - reference.mean())
+    variance = changed.var(ddof=1) / len(changed) + reference.var(ddof=1) / len(reference)
+    if variance > 0:
+        return difference / float(np.sqrt(variance))
+    return 0.0 if difference == 0 else float(np.copysign(np.inf, difference))
+
+
+def make_judge(probabilities: Doubles, labels: Ints, names: Sequence[str], *, alpha: float) -> tuple[Judge, Ints]:
+    """A judge from the dense network's outputs, and the images it judges by.
+
+    Args:
+        probabilities: Softmax of the dense network, shape (N, K).
+        labels: True classes, shape (N,).
+        names: Class names.
+        alpha: Level of the test.
+
+    Returns:
+        The judge, and the numbers of the correctly classified images: class by class, so that a class lies in one
+        stretch. Image numbers inside the judge count within these.
+    """
+    correct = np.flatnonzero(probabilities.argmax(axis=1) == labels)
+    if len(correct) < MIN_SAMPLES:
+        raise DataError(
+            f"the dense network gets {len(correct)} of {len(labels)} calibration images right, and the causal test "
+            f"needs {MIN_SAMPLES}; check preprocessing and labels, or give more images."
+        )
+    merged = merge_classes(probabilities[correct], labels[correct], minimum=MIN_SAMPLES)
+    order: list[int] = []
+    classes = []
+    for members in merged:
+        inside = correct[np.isin(labels[correct], members)]
+        inside = inside[np.argsort(labels[inside], kind="stable")]
+        images = np.arange(len(order), len(order) + len(inside), dtype=np.int64)
+        classes.append(TestClass("+".join(names[m] for m in members), images))
+        order += inside.tolist()
+    chosen = np.array(order, dtype=np.int64)
+    scores = probabilities[chosen, labels[chosen]].astype(np.float64)
+    return Judge(tuple(classes), scores, alpha), chosen
+
+
+def merge_classes(probabilities: Doubles, labels: Ints, *, minimum: int) -> list[tuple[int, ...]]:
+    """Merge classes of few images with their nearest (by mean softmax) until each has `minimum`.
+
+    Deterministic: the smallest class goes first, ties by number.
+    """
+    members = [(int(k),) for k in np.unique(labels)]
+    sums = [probabilities[labels == k[0]].sum(axis=0) for k in members]
+    counts = [int((labels == k[0]).sum()) for k in members]
+    while len(members) > 1 and min(counts) < minimum:
+        small = counts.index(min(counts))
+        means = np.array([s / n for s, n in zip(sums, counts, strict=True)])
+        distance = np.linalg.norm(means - means[small], axis=1)
+        distance[small] = np.inf
+        near = int(distance.argmin())
+        members[near] = tuple(sorted(members[near] + members[small]))
+        sums[near] = sums[near] + sums[small]
+        counts[near] += counts[small]
+        for column in (members, sums, counts):
+            del column[small]  # type: ignore[attr-defined]  # three lists
+    return members

@@ -1,0 +1,238 @@
+"""The walk of C-SWAP: layer by layer, unit by unit, intervene on the current network, test, remove or keep.
+
+Published: progressive removal against the dense network, ascending magnitude within a layer, the any-class rule.
+Ours, with the same invariant (after every removal no class is significantly worse than dense at level α):
+
+* group test: after a removal the next test takes twice as many units at once, after a refusal half as many;
+* sure early exit: images are evaluated class by class, those that refused last first; the first class that is
+  significantly worse settles the verdict, whatever the others would say;
+* alignment: at the end of a group, units are given back until its width is a multiple of the target's step, and
+  what is left is tested again, so that the guarantee holds for the network as deployed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import gcd
+from typing import Protocol
+
+import numpy as np
+
+from edgeprune.causal.verdict import Doubles, Judge
+from edgeprune.records import ChannelGroup, Finding, Step
+
+MIN_SHARD = 32
+"""Images that one evaluation runs together at least."""
+
+Removed = Mapping[str, tuple[int, ...]]
+
+
+class Network(Protocol):
+    """What the walk needs of a replay."""
+
+    @property
+    def removed(self) -> dict[str, tuple[int, ...]]: ...
+    def position(self, group: ChannelGroup) -> int: ...
+    def enter(self, group: ChannelGroup) -> None: ...
+    def remove_(self, group: ChannelGroup, units: Sequence[int]) -> None: ...
+    def restore_(self, group: ChannelGroup, units: Sequence[int]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shard:
+    """A run of whole classes, evaluated together."""
+
+    number: int
+    images: slice
+    classes: range
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How the walk goes; the defaults are those of `build`."""
+
+    group_test: int = 64
+    """Most units tested at once; 1 is the published walk."""
+    early_exit: bool = True
+    align: int = 8
+    """Widths are multiples of this; 1 leaves them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Walker:
+    """Everything one walk needs; `walk` runs it.
+
+    Attributes:
+        network: The replay.
+        scores: Scores σ* of one shard's images with units of a group taken out as well (none: current network).
+        judge: Judges scores against the dense network's.
+        order: Units of a group in the order of testing (ascending magnitude).
+        within: Whether a set of removed units is still within the limits on size (`--max-param-ratio`).
+        accepts: Whether the current network keeps the accuracy limit; asked after each group.
+        on_step: Called after each intervention with the step, and the units settled so far.
+    """
+
+    network: Network
+    scores: Callable[[Shard, ChannelGroup | None, Sequence[int]], Doubles]
+    judge: Judge
+    order: Callable[[ChannelGroup], Sequence[int]]
+    rules: Rules = field(default_factory=Rules)
+    within: Callable[[Removed], bool] = lambda removed: True
+    accepts: Callable[[], bool] = lambda: True
+    on_step: Callable[[Step, int], None] = lambda step, settled: None
+
+
+def make_shards(judge: Judge, *, minimum: int = MIN_SHARD) -> tuple[Shard, ...]:
+    """Consecutive classes, together at least `minimum` images."""
+    shards: list[Shard] = []
+    first, start = 0, 0
+    for number, test_class in enumerate(judge.classes):
+        stop = int(test_class.images[-1]) + 1
+        if stop - start >= minimum or number == len(judge.classes) - 1:
+            shards.append(Shard(len(shards), slice(start, stop), range(first, number + 1)))
+            first, start = number + 1, stop
+    return tuple(shards)
+
+
+def walk(
+    walker: Walker, groups: Sequence[ChannelGroup], shards: Sequence[Shard], recorded: Sequence[Step] = ()
+) -> tuple[list[Step], str]:
+    """Run a walk to its end.
+
+    Args:
+        walker: See `Walker`.
+        groups: Channel groups; visited in the order of the graph.
+        shards: From `make_shards`.
+        recorded: Steps of an interrupted walk with the same inputs: taken over without evaluating again.
+
+    Returns:
+        All steps, and why the walk ended.
+    """
+    run = _Run(walker, list(shards), iter(recorded))
+    stopped = "natural end: every unit was tested"
+    for group in sorted(groups, key=lambda g: (walker.network.position(g), g.name)):
+        walker.network.enter(group)
+        if not run.visit(group):
+            stopped = "the limit on removed parameters was reached"
+            break
+        run.settled += group.units
+    return run.steps, stopped
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    walker: Walker
+    priority: list[Shard]
+    recorded: Iterator[Step]
+    steps: list[Step] = field(default_factory=list)
+    settled: int = 0
+
+    def visit(self, group: ChannelGroup) -> bool:
+        """Test every unit of a group; False when the limit on size ends the walk here."""
+        order = list(self.walker.order(group))
+        taken: list[int] = []
+        place, size, within = 0, 1, True
+        while place < len(order) and len(taken) < group.units - 1:
+            units = order[place : place + min(size, group.units - 1 - len(taken))]
+            if not self._within(group, units):
+                if len(units) > 1:
+                    size = len(units) // 2
+                    continue
+                within = False
+                break
+            step = self._intervene(group, units, place + len(units))
+            if step.removed:
+                self.walker.network.remove_(group, units)
+                taken += units
+                size = min(2 * len(units), self.walker.rules.group_test)
+            elif len(units) > 1:
+                size = len(units) // 2
+                continue
+            place += len(units)
+        self._settle(group, taken)
+        return within
+
+    def _within(self, group: ChannelGroup, units: Sequence[int]) -> bool:
+        removed = self.walker.network.removed
+        return self.walker.within({**removed, group.name: (*removed.get(group.name, ()), *units)})
+
+    def _settle(self, group: ChannelGroup, taken: list[int]) -> None:
+        """Give units back until the width is aligned, the network still not critical and accurate enough."""
+        step = aligned_step(group, self.walker.rules.align)
+        surplus = _surplus(group.units, len(taken), step)
+        while taken:
+            if surplus:
+                self._give_back(group, taken, surplus)
+            if not taken or (self._still_fine(group, surplus) and self.walker.accepts()):
+                return
+            surplus = max(step, (len(taken) // (2 * step)) * step)
+            surplus = min(surplus, len(taken)) if len(taken) > step else len(taken)
+
+    def _give_back(self, group: ChannelGroup, taken: list[int], count: int) -> None:
+        """The units removed last, the most valuable, return."""
+        self.walker.network.restore_(group, taken[-count:])
+        del taken[-count:]
+
+    def _still_fine(self, group: ChannelGroup, surplus: int) -> bool:
+        if not surplus:
+            return True
+        note = f"{surplus} units given back to align the width or keep the accuracy"
+        return self._intervene(group, (), group.units, note=note).removed
+
+    def _intervene(self, group: ChannelGroup, units: Sequence[int], done: int, *, note: str = "") -> Step:
+        step = next(self.recorded, None)
+        if step is None:
+            step = self._evaluate(group, units, note)
+        assert (step.group, step.units) == (group.name, tuple(units)), "the journal is of another walk"
+        if not step.removed:
+            self._put_first(step.worst_class)
+        self.steps.append(step)
+        self.walker.on_step(step, self.settled + done)
+        return step
+
+    def _evaluate(self, group: ChannelGroup, units: Sequence[int], note: str) -> Step:
+        judge = self.walker.judge
+        z = np.full(len(judge.classes), np.inf)
+        effects, evaluated = 0.0, 0
+        for shard in self.priority:
+            scores = self.walker.scores(shard, group, units)
+            images = np.arange(shard.images.start, shard.images.stop)
+            effects += judge.effect(images, scores) * len(images)
+            evaluated += len(images)
+            for number in shard.classes:
+                z[number] = judge.z(number, scores[judge.classes[number].images - shard.images.start])
+            z[np.isnan(z)] = -np.inf
+            if self.walker.rules.early_exit and judge.finding(np.minimum(z, 0)) is Finding.CRITICAL:
+                break
+        seen = np.where(np.isposinf(z), 0.0, z) if evaluated < len(judge.dense) else z
+        finding = judge.finding(seen)
+        return Step(
+            group=group.name,
+            units=tuple(units),
+            finding=finding,
+            removed=finding is not Finding.CRITICAL,
+            effect=effects / evaluated,
+            worst_z=float(seen.min()),
+            worst_class=int(seen.argmin()),
+            evaluated=evaluated,
+            note=note,
+        )
+
+    def _put_first(self, number: int) -> None:
+        """The class that refused last is asked first next time."""
+        first = next(shard for shard in self.priority if number in shard.classes)
+        self.priority.remove(first)
+        self.priority.insert(0, first)
+
+
+def aligned_step(group: ChannelGroup, align: int) -> int:
+    """Units by which a width may change: a unit that owns several indices of its producer counts as many."""
+    copies = min(slot.indices.shape[1] for slot in group.slots)
+    return align // gcd(align, copies)
+
+
+def _surplus(units: int, taken: int, step: int) -> int:
+    """How many of the units taken must return so that the width left is a multiple of `step` (or all of it)."""
+    kept = -(-(units - taken) // step) * step
+    return taken if kept >= units else kept - (units - taken)

@@ -212,6 +212,19 @@ class Width:
     after: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruning:
+    """All that the analysis found about one network on one set of images."""
+
+    trajectory: Trajectory
+    plan: PruningPlan
+    widths: tuple[Width, ...]
+    findings: dict[str, dict[str, int]]
+    """Group name -> units per verdict; units without one were not tested."""
+    frozen: tuple[FrozenAxis, ...]
+    notes: tuple[str, ...] = ()
+
+
 # --- what is deployed ---------------------------------------------------------------------------------
 
 
@@ -239,6 +252,17 @@ class Artifact:
     input_shape: tuple[int, ...]
     params: int
     macs: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """One network on its way to the target: the deployed file, and how far each hand-over changed its outputs."""
+
+    artifact: Artifact
+    parity: tuple[Parity, ...]
+    files: tuple[str, ...]
+    """Everything written, relative to the run folder."""
     notes: tuple[str, ...] = ()
 
 

@@ -1,0 +1,57 @@
+"""edgeprune: a pretrained vision network -> a smaller one on a CPU, with a measured report.
+
+The rooms, in the order in which a build passes them (`pipeline` is the only one that knows two of them):
+
+    cli           words in, one call, words out
+    config        edgeprune.toml + flags -> BuildConfig
+    target        targets/*.toml -> Target
+    zoo           name or file -> trained module
+    calibration   images and labels in three disjoint splits -> network inputs
+    channels      module -> channel groups, by ties over torch.export
+    causal        which units are not needed: C-SWAP
+    criteria      other measures of a unit; the walk's order
+    tasks         scores and accuracy
+    surgery       module + units -> smaller module
+    export        module -> ONNX -> OpenVINO, and how far they agree
+    runtime       a deployed file -> predictions
+    measure       time and memory, in fresh processes
+    gate          budgets + figures -> verdict
+    report        report.json, report.html, report.md
+    runfolder     records on disk: cache, resume, provenance
+    records       what passes between rooms
+    errors        what can go wrong
+
+In Python: `edgeprune.build(edgeprune.make_config({...}))` for the whole way to a report, and
+`edgeprune.prune(model, (images, labels))` for a smaller module in a notebook.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgeprune.config import BuildConfig, make_config
+    from edgeprune.pipeline import PrunedModel, PruneOptions, build, load, prune
+    from edgeprune.records import Report
+
+_HOMES = {
+    "BuildConfig": "edgeprune.config",
+    "make_config": "edgeprune.config",
+    "PruneOptions": "edgeprune.pipeline",
+    "PrunedModel": "edgeprune.pipeline",
+    "build": "edgeprune.pipeline",
+    "load": "edgeprune.pipeline",
+    "prune": "edgeprune.pipeline",
+    "Report": "edgeprune.records",
+}
+
+__all__ = ["BuildConfig", "PruneOptions", "PrunedModel", "Report", "build", "load", "make_config", "prune"]
+
+
+def __getattr__(name: str) -> object:
+    """The public names, loaded when asked for: `import edgeprune` stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgeprune' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,205 @@
+"""`edgeprune build`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from edgeprune.cli.app import Settings, app, guarded
+from edgeprune.cli.progress import watching
+
+if TYPE_CHECKING:
+    from edgeprune.records import Report, Verdict
+
+COLOURS = {"fits": "green", "over": "red", "undecided": "yellow"}
+INPUT, SEARCH, LIMITS, IMAGES, OUTPUT = (
+    "Network, images, target",
+    "Analysis",
+    "Limits",
+    "Preprocessing",
+    "Output",
+)
+
+
+def numbers(text: str | None) -> tuple[float, ...] | None:
+    """`0.5,0.5,0.5` -> (0.5, 0.5, 0.5)."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as err:
+        raise typer.BadParameter(
+            f"{text!r}: give numbers with commas between them, like 0.5,0.5,0.5."
+        ) from err
+
+
+def pixels(text: str | None) -> tuple[int, ...] | None:
+    """`256` -> (256,), `224x320` -> (224, 320): height, width."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.lower().split("x"))
+    except ValueError as err:
+        raise typer.BadParameter(f"{text!r}: give pixels, like 256 or 224x320 (height x width).") from err
+
+
+@app.command()
+@guarded
+def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Settings file; flags win over it.", rich_help_panel=INPUT),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="torchvision:NAME, python:module:factory, python:file.py:factory, FILE.pt2, example:digits.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="State dict (.safetensors, .pt, .pth), or DEFAULT to download.", rich_help_panel=INPUT
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder (one sub-folder per class), .csv, .npz, .toml or its name.", rich_help_panel=INPUT
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Target profile: a name (see `targets list`) or .toml.", rich_help_panel=INPUT),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run folder [edgeprune-out]; a second build resumes.", rich_help_panel=OUTPUT),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="c-swap.", rich_help_panel=SEARCH)] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Level of the causal test [0.05].", rich_help_panel=SEARCH)
+    ] = None,
+    group_test: Annotated[
+        int | None,
+        typer.Option(help="Most units tested at once [64]; 1 as published.", rich_help_panel=SEARCH),
+    ] = None,
+    early_exit: Annotated[
+        bool | None,
+        typer.Option(help="Stop a test when its verdict is sure [on].", rich_help_panel=SEARCH),
+    ] = None,
+    samples_per_class: Annotated[
+        int | None, typer.Option(help="Calibration images per class.", rich_help_panel=SEARCH)
+    ] = None,
+    align: Annotated[
+        int | None, typer.Option(help="Widths are multiples of this [the target's].", rich_help_panel=SEARCH)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Another seed, other splits [0].", rich_help_panel=SEARCH)
+    ] = None,
+    max_param_ratio: Annotated[
+        float | None,
+        typer.Option(help="Remove at most this share of parameters, 0 to 1.", rich_help_panel=LIMITS),
+    ] = None,
+    max_accuracy_drop: Annotated[
+        float | None, typer.Option(help="Lose at most this many points of accuracy.", rich_help_panel=LIMITS)
+    ] = None,
+    max_latency: Annotated[str | None, typer.Option(help="Like 12ms.", rich_help_panel=LIMITS)] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(help="Peak memory, like 120MB.", rich_help_panel=LIMITS)
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help="Of the file, like 5MB.", rich_help_panel=LIMITS)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Of one inference [the target's].", rich_help_panel=OUTPUT)
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Fresh processes per measurement [5].", rich_help_panel=OUTPUT)
+    ] = None,
+    simplify: Annotated[
+        bool | None, typer.Option(help="Simplify the ONNX file [on].", rich_help_panel=OUTPUT)
+    ] = None,
+    color: Annotated[str | None, typer.Option(help="rgb, bgr or gray.", rich_help_panel=IMAGES)] = None,
+    resize: Annotated[
+        str | None, typer.Option(help="Shorter side, or HEIGHTxWIDTH.", rich_help_panel=IMAGES)
+    ] = None,
+    crop: Annotated[
+        str | None, typer.Option(help="Centre crop, HEIGHTxWIDTH.", rich_help_panel=IMAGES)
+    ] = None,
+    rotate: Annotated[
+        int | None, typer.Option(help="0, 90, 180 or 270 degrees.", rich_help_panel=IMAGES)
+    ] = None,
+    interpolation: Annotated[
+        str | None, typer.Option(help="nearest, bilinear or bicubic.", rich_help_panel=IMAGES)
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Factor on pixels [1/255].", rich_help_panel=IMAGES)
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Per channel: 0.485,0.456,0.406.", rich_help_panel=IMAGES)
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(help="Per channel: 0.229,0.224,0.225.", rich_help_panel=IMAGES)
+    ] = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print report.json.", rich_help_panel=OUTPUT)
+    ] = False,
+) -> None:
+    """Prune, export and measure a network; end with the verdict and the report's path.
+
+    [dim]edgeprune build --target openvino[/dim]
+
+    [dim]edgeprune build --model torchvision:resnet18 --weights w.pth --data photos --max-latency 9ms[/dim]
+    """
+    flags: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("config", "json_output")}
+    for name, read in {"resize": pixels, "crop": pixels, "mean": numbers, "std": numbers}.items():
+        flags[name] = read(flags[name])
+    from edgeprune.config import make_config
+
+    settings = make_config(flags, file=config)
+    with watching(quiet=Settings.quiet or json_output) as watcher:
+        from edgeprune.pipeline import build as run_build
+
+        report = run_build(settings, watcher=watcher)
+    if json_output:
+        typer.echo((settings.out / "report.json").read_text())
+    else:
+        show(report, settings.out)
+    raise typer.Exit(report.verdict.exit_code)
+
+
+def show(report: Report, folder: Path) -> None:
+    """The summary table, the verdict and where the report lies."""
+    from edgeprune.report import summary_rows
+
+    console = Console()
+    table = Table("", "dense", "pruned", "change")
+    for row in summary_rows(report):
+        table.add_row(*row)
+    console.print(table)
+    show_verdict(report.verdict, console)
+    console.print(f"report: {escape(str(folder / 'report.html'))}", soft_wrap=True, highlight=False)
+
+
+def show_verdict(verdict: Verdict, console: Console) -> None:
+    for check in verdict.checks:
+        colour = COLOURS[check.outcome]
+        line = f"{check.budget}: {check.value}, limit {check.limit}"
+        console.print(
+            f"[{colour}]{check.outcome.value:>9}[/{colour}]  {escape(line)}", soft_wrap=True, highlight=False
+        )
+        if check.reason:
+            console.print(f"           [dim]{escape(check.reason)}[/dim]", soft_wrap=True, highlight=False)
+    colour = COLOURS[verdict.outcome]
+    console.print(
+        f"[{colour}]{verdict.outcome.value}[/{colour}]: {escape(verdict.sentence)}",
+        soft_wrap=True,
+        highlight=False,
+    )

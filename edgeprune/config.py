@@ -1,0 +1,146 @@
+"""edgeprune.toml + flags -> BuildConfig. Every flag of `build` has a twin of the same name in the file."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from edgeprune.errors import ConfigError
+from edgeprune.records import Budget
+
+FILE = "edgeprune.toml"
+EXAMPLE = "example:digits"
+
+MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+BYTES = {"B": 1, "KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+UNITS: Mapping[str, Mapping[str, float]] = {"time": MILLISECONDS, "size": BYTES}
+EXAMPLES = {"time": "12ms", "size": "120MB"}
+
+
+def quantity(kind: Literal["time", "size"], text: object) -> float | None:
+    """`12ms` -> 12.0 (milliseconds), `120 MB` -> 120000000.0 (bytes); a unit is required."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]+)\s*", str(text))
+    units = {name.lower(): factor for name, factor in UNITS[kind].items()}
+    if found is None or found[2].lower() not in units:
+        raise ValueError(
+            f"{text!r} is not a {kind}; "
+            f"write a number with a unit, like {EXAMPLES[kind]} ({', '.join(UNITS[kind])})"
+        )
+    return float(found[1]) * units[found[2].lower()]
+
+
+Milliseconds = Annotated[float | None, BeforeValidator(lambda text: quantity("time", text)), Field(gt=0)]
+Bytes = Annotated[int | None, BeforeValidator(lambda text: _whole(quantity("size", text))), Field(gt=0)]
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else round(value)
+
+
+class BuildConfig(BaseModel):
+    """What `edgeprune build` does; defaults build the bundled example for this machine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = EXAMPLE
+    weights: str | None = None
+    data: str | None = None
+    """None: the data of the bundled example."""
+    target: str = "openvino"
+    out: Path = Path("edgeprune-out")
+
+    method: Literal["c-swap"] = "c-swap"
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    group_test: Annotated[int, Field(ge=1)] = 64
+    early_exit: bool = True
+    samples_per_class: Annotated[int, Field(ge=1)] | None = None
+    align: Annotated[int, Field(ge=1)] | None = None
+    """None: the target's own step."""
+    seed: int = 0
+
+    max_param_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_accuracy_drop: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Points of accuracy."""
+    max_latency: Milliseconds = None
+    max_memory: Bytes = None
+    max_size: Bytes = None
+
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """None: the target's own."""
+    processes: Annotated[int, Field(ge=2)] = 5
+    simplify: bool = True
+
+    color: Literal["rgb", "bgr", "gray"] | None = None
+    resize: tuple[int, ...] | None = None
+    crop: tuple[int, int] | None = None
+    rotate: Literal[0, 90, 180, 270] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
+    scale: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def budget(self) -> Budget:
+        drop = self.max_accuracy_drop
+        return Budget(
+            max_latency_ms=self.max_latency,
+            max_memory_bytes=self.max_memory,
+            max_size_bytes=self.max_size,
+            max_accuracy_drop=None if drop is None else drop / 100,
+        )
+
+    @property
+    def preprocess(self) -> dict[str, object]:
+        """The preprocessing fields that the user set."""
+        names = ("color", "resize", "crop", "rotate", "interpolation", "scale", "mean", "std")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+def make_config(flags: Mapping[str, object], *, file: Path | None = None) -> BuildConfig:
+    """The configuration from a file (or none) and the flags that were given, which win.
+
+    Raises:
+        ConfigError: unknown keys (with the nearest known one), wrong values, a file that is not TOML.
+    """
+    settings = _read(file) if file is not None else {}
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return BuildConfig.model_validate({**settings, **given})
+    except ValidationError as err:
+        raise ConfigError(_complaint(err, file, given)) from err
+
+
+def _read(file: Path) -> dict[str, object]:
+    try:
+        settings = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise ConfigError(f"{file}: cannot be read ({err.strerror}); check the path.") from err
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise ConfigError(f"{file}: not valid TOML: {err}.") from err
+    beside = {"weights", "out"}
+    return {k: str(file.parent / str(v)) if k in beside and _is_path(v) else v for k, v in settings.items()}
+
+
+def _is_path(value: object) -> bool:
+    """Whether a setting of the file names a file beside it (not DEFAULT, not an absolute path)."""
+    return isinstance(value, str) and ("/" in value or "." in value) and not Path(value).is_absolute()
+
+
+def _complaint(err: ValidationError, file: Path | None, flags: Mapping[str, object]) -> str:
+    first = err.errors()[0]
+    name = str(first["loc"][0])
+    where = f"--{name.replace('_', '-')}" if name in flags else f"{file}: {name}"
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, BuildConfig.model_fields, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see edgeprune build --help."
+        return f"{where}: no such setting; {hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where} = {first['input']!r}: {message}."

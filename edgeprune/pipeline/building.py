@@ -1,0 +1,374 @@
+"""`edgeprune build`: every room in its order, each stage's record kept and reused while it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+from torch import nn
+
+from edgeprune import calibration, causal, channels, gate, measure, report, runtime, target, tasks, zoo
+from edgeprune.config import EXAMPLE, BuildConfig
+from edgeprune.data_files import data_folder
+from edgeprune.errors import ConfigError, DataError
+from edgeprune.pipeline.deploying import deploy
+from edgeprune.pipeline.pruning import (
+    Analysed,
+    Labelled,
+    PrunedModel,
+    PruneOptions,
+    analyse,
+    find_units,
+    make_pruned,
+    run,
+)
+from edgeprune.records import (
+    Accuracy,
+    Export,
+    InputSpec,
+    Measurement,
+    Provenance,
+    Pruning,
+    Report,
+    Split,
+    Step,
+)
+from edgeprune.runfolder import RunFolder
+
+log = logging.getLogger(__name__)
+
+EXAMPLE_DATA = "digits"
+PARITY_IMAGES = 8
+PROGRESS_EVERY = 8
+LIBRARIES = ("edgeprune", "torch", "torchvision", "onnx", "onnxsim", "numpy", "scipy")
+
+Record = TypeVar("Record")
+
+
+class Watcher(Protocol):
+    """Sees a build go by."""
+
+    def stage(self, name: str, *, reused: bool, seconds: float) -> None:
+        """A stage is done."""
+
+    def progress(self, name: str, done: int, total: int, detail: str) -> None:
+        """A stage is under way."""
+
+
+class Silence:
+    """A watcher that says nothing."""
+
+    def stage(self, name: str, *, reused: bool, seconds: float) -> None: ...
+    def progress(self, name: str, done: int, total: int, detail: str) -> None: ...
+
+
+def build(config: BuildConfig, *, watcher: Watcher | None = None) -> Report:
+    """Build, measure and report; resumes in `config.out` what an earlier build left there.
+
+    Args:
+        config: See `BuildConfig`; `edgeprune.make_config` makes one from settings.
+        watcher: Sees the progress.
+
+    Raises:
+        EdgepruneError: with one line that says what, where and what to do.
+    """
+    with RunFolder.open(config.out) as folder:
+        return Build(config, folder, watcher or Silence()).report()
+
+
+class Build:
+    """One build under way. Heavy things are made when a stage that cannot be reused asks for them."""
+
+    def __init__(self, config: BuildConfig, folder: RunFolder, watcher: Watcher) -> None:
+        self.config = config
+        self.folder = folder
+        self.watcher = watcher
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        profile = target.load(config.target, folders=(Path("targets"), data_folder("targets")))
+        threads = config.threads or profile.threads
+        self.target = replace(profile, threads=threads, align=config.align or profile.align)
+        self.loaded = zoo.load(config.model, weights=config.weights)
+        self.data = calibration.load(
+            data_name(config),
+            overrides=config.preprocess,
+            default=self.loaded.preprocess,
+            calibration_per_class=config.samples_per_class,
+            seed=config.seed,
+            folders=(Path("calibration"), data_folder("calibration")),
+        )
+        if not self.data.samples[Split.CALIBRATION] or not self.data.samples[Split.EVALUATION]:
+            raise DataError(
+                f"{self.data.name}: no calibration or no evaluation images; give the data more images."
+            )
+
+    # what stages work on, made once when asked for ----------------------------------------------------
+
+    @cached_property
+    def spec(self) -> InputSpec:
+        return calibration.input_spec(self.data)
+
+    @cached_property
+    def analysed(self) -> Analysed:
+        return analyse(self.loaded.module, self.spec)
+
+    @cached_property
+    def pruned(self) -> PrunedModel:
+        return make_pruned(self.analysed, self.pruning)
+
+    @cached_property
+    def sample(self) -> Labelled:
+        """Real images for parity checks and measurements."""
+        return self.labelled(Split.CALIBRATION, PARITY_IMAGES)
+
+    def labelled(self, split: Split, count: int | None = None) -> Labelled:
+        samples = self.data.samples[split][:count]
+        labels = np.array([sample.label for sample in samples], dtype=np.int64)
+        return Labelled(images=calibration.images(self.data, split, range(len(samples))), labels=labels)
+
+    # stages -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def pruning(self) -> Pruning:
+        inputs = {
+            "model": self.model_digest,
+            "data": self.data.digest,
+            "settings": digest(self.walk_settings),
+        }
+        journal = self.folder.journal("walk", Step, inputs)
+
+        def make() -> Pruning:
+            recorded = journal.read()
+            pending = iter(recorded)
+
+            def on_step(step: Step, settled: int, units: int, param_ratio: float) -> None:
+                if next(pending, None) is None:
+                    journal.append(step)
+                detail = f"{param_ratio:.1%} of parameters removed, worst z {step.worst_z:+.2f}"
+                self.watcher.progress("walk", settled, units, detail)
+
+            return find_units(
+                self.analysed,
+                self.labelled(Split.CALIBRATION),
+                self.data.classes,
+                self.options,
+                validation=self.labelled(Split.VALIDATION)
+                if self.config.max_accuracy_drop is not None
+                else None,
+                recorded=recorded,
+                on_step=on_step,
+            )
+
+        return self._stage("walk", Pruning, inputs, make)
+
+    @property
+    def options(self) -> PruneOptions:
+        drop = self.config.max_accuracy_drop
+        return PruneOptions(
+            alpha=self.config.alpha,
+            rules=causal.Rules(
+                group_test=self.config.group_test, early_exit=self.config.early_exit, align=self.target.align
+            ),
+            max_param_ratio=self.config.max_param_ratio,
+            max_accuracy_drop=None if drop is None else drop / 100,
+        )
+
+    @cached_property
+    def walk_settings(self) -> dict[str, object]:
+        names = ("method", "alpha", "group_test", "early_exit", "max_param_ratio", "max_accuracy_drop")
+        return {**{name: getattr(self.config, name) for name in names}, "align": self.target.align}
+
+    @cached_property
+    def model_digest(self) -> str:
+        """Weights, and the code that they are loaded into as far as it shows."""
+        return digest({"weights": self.loaded.digest, "class": repr(self.loaded.module)})
+
+    @cached_property
+    def exports(self) -> dict[str, Export]:
+        dense = {
+            "model": self.model_digest,
+            "spec": repr(self.spec),
+            "settings": digest(self.export_settings),
+        }
+        pruned = {**dense, "plan": digest({g: list(u) for g, u in self.pruning.plan.removed.items()})}
+        return {"dense": self._export("dense", dense), "pruned": self._export("pruned", pruned)}
+
+    @property
+    def export_settings(self) -> dict[str, object]:
+        return {"runtime": self.target.runtime, "simplify": self.config.simplify, "parity": self.data.digest}
+
+    def _export(self, name: str, inputs: Mapping[str, str]) -> Export:
+        def make() -> Export:
+            module: nn.Module = self.loaded.module if name == "dense" else self.pruned.module
+            notes: tuple[str, ...] = ()
+            saved: tuple[Path, ...] = ()
+            if name == "pruned":
+                saved = self.pruned.save(self.folder.path / "pruned")
+                notes = (
+                    ()
+                    if self.pruned.own_class
+                    else (f"deployed from the traced graph: {self.pruned.reason}",)
+                )
+            reference = None if name == "dense" else self._masked_logits()
+            return deploy(
+                name,
+                module,
+                self.spec,
+                root=self.folder.path,
+                runtime_name=self.target.runtime,
+                threads=self.target.threads,
+                simplify=self.config.simplify,
+                images=self.sample.images,
+                masked=reference,
+                saved=saved,
+                notes=notes,
+            )
+
+        return self._stage(f"export-{name}", Export, inputs, make, files=lambda made: made.files)
+
+    def _masked_logits(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        """The dense network with the units masked: what cutting them out must agree with."""
+        masked = channels.masked(self.analysed.coupling, self.pruning.plan.removed)
+        return run(masked, self.sample.images, batch=self.analysed.traced.batch)
+
+    @cached_property
+    def accuracies(self) -> dict[str, Accuracy]:
+        return {name: self._accuracy(name, export) for name, export in self.exports.items()}
+
+    def _accuracy(self, name: str, export: Export) -> Accuracy:
+        labels = np.array([sample.label for sample in self.data.samples[Split.EVALUATION]], dtype=np.int64)
+
+        def make() -> Accuracy:
+            path = self.folder.path / export.artifact.path
+            predict = runtime.load(path, runtime=self.target.runtime, threads=self.target.threads)
+            predictions: list[int] = []
+            for images, _ in calibration.batches(self.data, Split.EVALUATION, size=PROGRESS_EVERY):
+                predictions += predict(images).argmax(axis=1).tolist()
+                self.watcher.progress(
+                    f"accuracy {name}", len(predictions), len(labels), "images on the target's runtime"
+                )
+            return tasks.accuracy(np.array(predictions, dtype=np.int64), labels, len(self.data.classes))
+
+        inputs = {
+            "artifact": export.artifact.digest,
+            "data": self.data.digest,
+            "runtime": self._runtime_digest,
+        }
+        return self._stage(f"accuracy-{name}", Accuracy, inputs, make)
+
+    @cached_property
+    def measurement(self) -> Measurement:
+        artifacts = {name: self.folder.path / export.artifact.path for name, export in self.exports.items()}
+        inputs = {name: export.artifact.digest for name, export in self.exports.items()}
+        inputs |= {"machine": digest(measure.describe_machine()), "runtime": self._runtime_digest}
+        inputs |= {"settings": digest({"processes": self.config.processes})}
+
+        def make() -> Measurement:
+            return measure.measure(
+                artifacts,
+                runtime=self.target.runtime,
+                threads=self.target.threads,
+                image=self.sample.images[0],
+                processes=self.config.processes,
+                on_progress=lambda done, total: self.watcher.progress(
+                    "measure", done, total, "fresh processes"
+                ),
+            )
+
+        return self._stage("measure", Measurement, inputs, make)
+
+    @cached_property
+    def _runtime_digest(self) -> str:
+        versions = runtime.versions(self.target.runtime)
+        return digest({"threads": self.target.threads, "runtime": self.target.runtime, **versions})
+
+    def report(self) -> Report:
+        """Run all stages and write the report."""
+        artifacts = {name: export.artifact for name, export in self.exports.items()}
+        labels = np.array([sample.label for sample in self.data.samples[Split.EVALUATION]], dtype=np.int64)
+        before, after = (
+            np.array(self.accuracies[n].predictions, dtype=np.int64) for n in ("dense", "pruned")
+        )
+        change = tasks.accuracy_change(before, after, labels)
+        verdict = gate.judge(
+            self.config.budget, artifacts=artifacts, accuracy_change=change, measurement=self.measurement
+        )
+        result = Report(
+            schema_version=report.SCHEMA_VERSION,
+            target=self.target,
+            budget=self.config.budget,
+            verdict=verdict,
+            artifacts=artifacts,
+            accuracy=self.accuracies,
+            accuracy_change=change,
+            measurement=self.measurement,
+            plan=self.pruning.plan,
+            widths=self.pruning.widths,
+            findings=self.pruning.findings,
+            trajectory=self.pruning.trajectory,
+            frozen=self.pruning.frozen,
+            parity=tuple(parity for export in self.exports.values() for parity in export.parity),
+            classes=self.data.classes,
+            splits={split.value: len(samples) for split, samples in self.data.samples.items()},
+            notes=self._notes(),
+            provenance=self._provenance(),
+        )
+        report.write(result, self.folder.path)
+        return result
+
+    def _notes(self) -> tuple[str, ...]:
+        exported = [note for export in self.exports.values() for note in export.notes]
+        return tuple(dict.fromkeys([*self.loaded.notes, *self.data.notes, *self.pruning.notes, *exported]))
+
+    def _provenance(self) -> Provenance:
+        return Provenance(
+            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            versions={**{name: version(name) for name in LIBRARIES}, **runtime.versions(self.target.runtime)},
+            model=self.loaded.description,
+            model_digest=self.loaded.digest,
+            data=self.data.name,
+            data_digest=self.data.digest,
+            config_digest=digest(self.config.model_dump(mode="json", exclude={"out"})),
+            started=self.started,
+            seconds=dict(self.folder.seconds),
+        )
+
+    def _stage(
+        self,
+        name: str,
+        record_type: type[Record],
+        inputs: Mapping[str, str],
+        make: Callable[[], Record],
+        *,
+        files: Callable[[Record], tuple[str, ...]] = lambda record: (),
+    ) -> Record:
+        record, reused = self.folder.reuse_or_make(name, record_type, inputs, make, files=files)
+        self.watcher.stage(name, reused=reused, seconds=self.folder.seconds[name])
+        return record
+
+
+def data_name(config: BuildConfig) -> str:
+    """The data to use; the bundled example brings its own."""
+    if config.data is not None:
+        return config.data
+    if config.model == EXAMPLE:
+        return EXAMPLE_DATA
+    raise ConfigError(
+        f"model {config.model}: no data; "
+        "give --data FOLDER (one sub-folder per class), a .csv, an .npz or a .toml."
+    )
+
+
+def digest(value: Mapping[str, object]) -> str:
+    """SHA-256 of settings."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

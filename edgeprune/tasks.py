@@ -1,0 +1,58 @@
+"""What a network is for: per-image score, accuracy, and how sure both are. Classification so far.
+
+Works on logits as arrays, so that the deployed runtime and torch are judged by the same code.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special, stats
+
+from edgeprune.records import Accuracy, AccuracyChange, Floats, Interval, Ints
+
+Doubles = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+
+def probabilities(logits: Floats) -> Doubles:
+    """Softmax over classes, shape (N, K)."""
+    return np.asarray(special.softmax(logits.astype(np.float64), axis=1))
+
+
+def true_class_scores(logits: Floats, labels: Ints) -> Doubles:
+    """The score of C-SWAP: softmax probability of the true class, shape (N,)."""
+    return np.asarray(probabilities(logits)[np.arange(len(labels)), labels])
+
+
+def accuracy(predictions: Ints, labels: Ints, classes: int) -> Accuracy:
+    """Top-1 with Wilson's interval, overall and per class."""
+    correct = predictions == labels
+    interval = stats.binomtest(int(correct.sum()), len(labels)).proportion_ci(CONFIDENCE, method="wilson")
+    counts = np.bincount(labels, minlength=classes)
+    hits = np.bincount(labels[correct], minlength=classes)
+    return Accuracy(
+        top1=Interval(value=float(correct.mean()), low=float(interval.low), high=float(interval.high)),
+        images=len(labels),
+        per_class=tuple(float(h / n) if n else None for h, n in zip(hits, counts, strict=True)),
+        predictions=tuple(int(p) for p in predictions),
+    )
+
+
+def accuracy_change(dense: Ints, pruned: Ints, labels: Ints, *, seed: int = 0) -> AccuracyChange:
+    """Dense against pruned on the same images: paired bootstrap, exact McNemar test."""
+    before, after = dense == labels, pruned == labels
+    difference = before.astype(np.float64) - after
+    rng = np.random.default_rng(seed)
+    resampled = rng.choice(difference, size=(RESAMPLES, len(difference))).mean(axis=1)
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
+    p_value = stats.binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
+    return AccuracyChange(
+        drop=Interval(value=float(difference.mean()), low=float(low), high=float(high)),
+        lost=lost,
+        gained=gained,
+        p_value=float(p_value),
+    )

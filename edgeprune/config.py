@@ -125,13 +125,15 @@ def _read(file: Path) -> dict[str, object]:
         raise ConfigError(f"{file}: cannot be read ({err.strerror}); check the path.") from err
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
         raise ConfigError(f"{file}: not valid TOML: {err}.") from err
-    beside = {"weights", "out"}
-    return {k: str(file.parent / str(v)) if k in beside and _is_path(v) else v for k, v in settings.items()}
+    return {name: _beside(file, name, value) for name, value in settings.items()}
 
 
-def _is_path(value: object) -> bool:
-    """Whether a setting of the file names a file beside it (not DEFAULT, not an absolute path)."""
-    return isinstance(value, str) and ("/" in value or "." in value) and not Path(value).is_absolute()
+def _beside(file: Path, name: str, value: object) -> object:
+    """Paths in the file are relative to it; names (imagenet, DEFAULT) stay names."""
+    if not isinstance(value, str) or name not in ("weights", "data", "target", "out"):
+        return value
+    place = file.parent / value
+    return str(place) if name == "out" or place.exists() else value
 
 
 def _complaint(err: ValidationError, file: Path | None, flags: Mapping[str, object]) -> str:

@@ -34,7 +34,7 @@ def deploy(  # noqa: PLR0913  # one argument for each thing that only the build 
         name: `dense` or `pruned`.
         root: The run folder; files go to its `models/`.
         images: Real images, shape (n, C, H, W).
-        masked: Outputs of the dense network with the units masked: the cut one must give them. None for dense.
+        masked: Outputs of the dense network with the units masked: the cut one must agree. None for dense.
         saved: Files already written that belong to the record.
 
     Raises:

@@ -1,0 +1,20 @@
+"""Images and labels from a description or a path, in three disjoint splits, as network inputs. No torch.
+
+| file | knows |
+|---|---|
+| description.py | calibration/*.toml, and what a plain path stands for |
+| preprocess.py | whose preprocessing settings win |
+| listing.py | what images a folder, a .csv or an .npz holds, and under which label |
+| arrays.py | .npz files |
+| labels.py | class names and label numbers |
+| splits.py | who goes where: no image in two splits |
+| assemble.py | all of these in order: `load` |
+| pixels.py | from a decoded image to an input, equal to torchvision's transforms |
+| inputs.py | from a CalibrationSet to batches |
+"""
+
+from edgeprune.calibration.assemble import load
+from edgeprune.calibration.inputs import batches, images, input_spec
+from edgeprune.calibration.pixels import preprocess_image
+
+__all__ = ["batches", "images", "input_spec", "load", "preprocess_image"]

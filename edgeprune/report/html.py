@@ -1,0 +1,81 @@
+"""report.html: one file that shows everything, on any screen and on paper. No scripts, no requests."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from edgeprune.records import Outcome, Report
+from edgeprune.report import facts, figures, plots
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+_TEMPLATE = "report.html.j2"
+_STATUS = {Outcome.FITS: "Fits the budget", Outcome.OVER: "Over budget", Outcome.UNDECIDED: "Undecided"}
+_HEADLINES = 4
+"""The first rows of the summary are the headline figures."""
+
+
+def render(report: Report) -> str:
+    """Return the page. Names in the report may hold anything: the template escapes every one of them."""
+    rows = figures.summary_rows(report)
+    groups = facts.group_widths(report)
+    walk = facts.walk(report)
+    lead, colon, sentence = report.verdict.sentence.partition(":")
+    return _template().render(
+        report=report,
+        lead=lead if colon else "",
+        sentence=sentence if colon else lead,
+        status=_STATUS[report.verdict.outcome] if report.verdict.checks else "No budget set",
+        headlines=list(zip(rows[:_HEADLINES], _details(report), strict=True)),
+        rows=rows,
+        groups=groups,
+        columns=plots.widths(groups),
+        walk=walk,
+        walk_plot=plots.walk(report.trajectory, walk.units),
+        classes=facts.class_changes(report),
+        tolerances=facts.tolerances(report),
+        frozen=facts.frozen(report),
+        box=(plots.WIDTH, plots.HEIGHT),
+    )
+
+
+def _details(report: Report) -> list[str]:
+    """Return one line for each headline figure: how sure it is, and what it rests on."""
+    accuracy, latency = report.accuracy["pruned"], report.measurement.latency["pruned"]
+    memory, artifact = report.measurement.memory["pruned"], report.artifacts["pruned"]
+    accuracy_span = figures.span(accuracy.top1, figures.percent)
+    latency_span = figures.span(latency.p50_ms, figures.milliseconds)
+    return [
+        f"95 % CI {accuracy_span}, {figures.how_many(accuracy.images, 'image')}",
+        f"95 % CI {latency_span}, {figures.how_many(latency.runs, 'run')}",
+        f"whole process; {figures.size(memory.growth_bytes)} above the bare runtime",
+        f"{figures.amount(artifact.params)} parameters, {figures.amount(artifact.macs)} multiply-adds",
+    ]
+
+
+def _template() -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page.filters.update(
+        typeset=_typeset,
+        ms=figures.milliseconds,
+        size=figures.size,
+        percent=figures.percent,
+        points=figures.points,
+        seconds=figures.seconds,
+        how_many=figures.how_many,
+        p_value=figures.p_value,
+    )
+    text = resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    return page.from_string(text)
+
+
+def _typeset(text: str) -> str:
+    """Turn ASCII figures into typographic ones: minus, times, and a number that keeps to its unit."""
+    text = re.sub(r"(?<![\w-])-(?=\d)", "\N{MINUS SIGN}", text)
+    text = re.sub(r"(?<=\d)x\b", "\N{MULTIPLICATION SIGN}", text)
+    return re.sub(r"(?<=\d) (?=%|(?:ms|s|[kMG]?B|[kMG]|points?)\b)", "\N{NO-BREAK SPACE}", text)

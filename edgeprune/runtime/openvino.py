@@ -1,0 +1,69 @@
+"""OpenVINO on the CPU: .xml/.bin pairs and .onnx files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from edgeprune.records import Floats
+from edgeprune.runtime.artifact import (
+    Opened,
+    Setting,
+    does_not_open,
+    does_not_run,
+    runtime_missing,
+    several_inputs,
+)
+
+
+def settings(threads: int) -> dict[str, Setting]:
+    """Return the properties of a compiled network: one stream, and float32 also where f16 is the default."""
+    return {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+
+
+def version() -> str:
+    """Return OpenVINO's version, with its build number."""
+    return str(_openvino().__version__)
+
+
+def open_artifact(path: Path, threads: int) -> Opened:
+    """Read and compile an artifact; a dynamic batch size becomes 1."""
+    ov = _openvino()
+    try:
+        core = ov.Core()
+        model = core.read_model(path)
+        if len(model.inputs) != 1:
+            raise several_inputs(path, len(model.inputs))
+        shape = model.input(0).partial_shape
+        if shape[0].is_dynamic:
+            shape[0] = 1
+            model.reshape(shape)
+        request = core.compile_model(model, "CPU", settings(threads)).create_infer_request()
+    except RuntimeError as err:
+        raise does_not_open(path, "openvino", err) from err
+
+    def infer(image: Floats) -> Floats:
+        try:
+            results = request.infer([image])
+        except RuntimeError as err:
+            raise does_not_run(path, "openvino", err) from err
+        return np.asarray(results[0], dtype=np.float32)
+
+    sizes = tuple(None if size.is_dynamic else size.get_length() for size in shape)
+    return Opened(image_shape=sizes[1:], infer=infer)
+
+
+def _openvino() -> ModuleType:
+    try:
+        import openvino  # here: `edgeprune --help` must not pay for it
+    except ImportError as err:
+        raise runtime_missing("openvino", err) from err
+    module: ModuleType = openvino
+    return module

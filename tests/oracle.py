@@ -1,0 +1,63 @@
+"""The oracle of all coupling tests: removing units gives what zeroing them where they are read gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgeprune.channels import Costs, Coupling, cut, masked
+
+TOLERANCE = 1e-4
+
+Removed = dict[str, tuple[int, ...]]
+
+
+def randomise_(module: nn.Module, *, seed: int = 0) -> None:
+    """No statistic, scale or bias that hides a mistake: nothing 0, nothing 1, nothing equal."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if not tensor.is_floating_point():
+            continue
+        if name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight")):
+            tensor.data.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+        elif tensor.ndim == 1 or tensor.std() < 1e-3:
+            tensor.data.copy_(torch.randn(tensor.shape, generator=generator) * 0.2)
+
+
+def random_units(coupling: Coupling, ratio: float, *, seed: int = 0) -> Removed:
+    """About this share of every group's units, at least one, never all."""
+    chooser = np.random.default_rng(seed)
+    removed = {}
+    for group in coupling.groups:
+        count = min(max(1, round(group.units * ratio)), group.units - 1)
+        removed[group.name] = tuple(sorted(chooser.choice(group.units, count, replace=False).tolist()))
+    return removed
+
+
+def random_images(coupling: Coupling, *, images: int = 2, seed: int = 0) -> Tensor:
+    traced = coupling.ties.traced
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(traced.batch or images, *traced.spec.shape, generator=generator)
+
+
+def relative_error(expected: Tensor, other: Tensor) -> float:
+    """max |a - b| / max |a|; the shapes must be equal."""
+    assert expected.shape == other.shape
+    assert torch.isfinite(expected).all()
+    return float((expected - other).abs().max() / expected.abs().max())
+
+
+@torch.no_grad()
+def masked_against_cut(coupling: Coupling, removed: Removed) -> float:
+    """Relative difference between the network with these units masked and with them removed.
+
+    Fails where masking changes nothing, and where `Costs` counts otherwise than the cut network's own parameters.
+    """
+    x = random_images(coupling)
+    expected, smaller = masked(coupling, removed)(x), cut(coupling, removed)
+    if any(removed.values()):
+        dense: Tensor = coupling.ties.traced.graph_module(x)
+        assert relative_error(dense, expected) > 1e-6, "the units do not matter: this proves nothing"
+    assert Costs(coupling).count(removed)[0] == sum(p.numel() for p in smaller.parameters())
+    return relative_error(expected, smaller(x))

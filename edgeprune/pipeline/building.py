@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 import shlex
@@ -25,14 +26,15 @@ from edgeprune.errors import ConfigError, DataError
 from edgeprune.pipeline.deploying import deploy
 from edgeprune.pipeline.pruning import (
     Analysed,
+    Images,
+    Journey,
     Labelled,
-    PrunedModel,
     PruneOptions,
     analyse,
     find_units,
-    make_pruned,
     run,
 )
+from edgeprune.pipeline.saving import PrunedModel, make_pruned
 from edgeprune.records import (
     Accuracy,
     Export,
@@ -131,6 +133,15 @@ class Build:
         """Real images for parity checks and measurements."""
         return self.labelled(Split.CALIBRATION, PARITY_IMAGES)
 
+    @property
+    def images(self) -> Images:
+        limited = self.config.max_accuracy_drop is not None and self.data.samples[Split.VALIDATION]
+        return Images(
+            calibration=self.labelled(Split.CALIBRATION),
+            names=self.data.classes,
+            validation=self.labelled(Split.VALIDATION) if limited else None,
+        )
+
     def labelled(self, split: Split, count: int | None = None) -> Labelled:
         samples = self.data.samples[split][:count]
         labels = np.array([sample.label for sample in samples], dtype=np.int64)
@@ -158,15 +169,7 @@ class Build:
                 self.watcher.progress("walk", settled, units, detail)
 
             return find_units(
-                self.analysed,
-                self.labelled(Split.CALIBRATION),
-                self.data.classes,
-                self.options,
-                validation=self.labelled(Split.VALIDATION)
-                if self.config.max_accuracy_drop is not None
-                else None,
-                recorded=recorded,
-                on_step=on_step,
+                self.analysed, self.images, self.options, Journey(recorded=recorded, on_step=on_step)
             )
 
         return self._stage("walk", Pruning, inputs, make)
@@ -190,8 +193,10 @@ class Build:
 
     @cached_property
     def model_digest(self) -> str:
-        """Weights, and the code that they are loaded into as far as it shows."""
-        return digest({"weights": self.loaded.digest, "class": repr(self.loaded.module)})
+        """Weights, layers, and the source of every class of layer: an edited forward is another network."""
+        kinds = {type(layer) for layer in self.loaded.module.modules()}
+        code = {f"{kind.__module__}.{kind.__qualname__}": source(kind) for kind in kinds}
+        return digest({"weights": self.loaded.digest, "layers": repr(self.loaded.module), "code": code})
 
     @cached_property
     def exports(self) -> dict[str, Export]:
@@ -367,6 +372,14 @@ def data_name(config: BuildConfig) -> str:
         f"model {config.model}: no data; "
         "give --data FOLDER (one sub-folder per class), a .csv, an .npz or a .toml."
     )
+
+
+def source(kind: type) -> str:
+    """A class's source, as far as there is one (the class of a traced graph has none)."""
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return ""
 
 
 def digest(value: Mapping[str, object]) -> str:

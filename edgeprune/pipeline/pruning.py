@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from edgeprune import causal, channels, criteria, surgery, tasks
-from edgeprune.errors import DataError, InputError, ModelError, NothingToPrune
+from edgeprune import causal, channels, criteria, tasks
+from edgeprune.errors import DataError, ModelError, NothingToPrune
 from edgeprune.records import (
     ChannelGroup,
     Finding,
@@ -32,7 +29,6 @@ log = logging.getLogger(__name__)
 
 Removed = Mapping[str, tuple[int, ...]]
 
-PLAN_FORMAT = "edgeprune-plan/1"
 EVALUATION_BATCH = 64
 
 
@@ -44,6 +40,16 @@ class Labelled:
     labels: Ints
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Images:
+    """What the analysis looks at; `validation` decides on the accuracy limit."""
+
+    calibration: Labelled
+    names: Sequence[str]
+    """Class names."""
+    validation: Labelled | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneOptions:
     """How far the analysis goes."""
@@ -53,43 +59,6 @@ class PruneOptions:
     max_param_ratio: float | None = None
     max_accuracy_drop: float | None = None
     """Absolute, in [0, 1], on the validation images."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PrunedModel:
-    """The smaller network, and why it is as it is.
-
-    Attributes:
-        module: In evaluation mode, ready to run, fine-tune, export or prune again.
-        own_class: Whether `module` is of the dense network's class; else it is the traced graph.
-        reason: Why it is the graph.
-        kept: Parameter or buffer -> axis -> indices of the dense network that stayed.
-    """
-
-    module: nn.Module
-    own_class: bool
-    reason: str
-    pruning: Pruning
-    spec: InputSpec
-    kept: dict[str, dict[int, Tensor]]
-
-    def save(self, folder: Path) -> tuple[Path, ...]:
-        """Write pruned.pt2 (loads without the class), plan.json and weights.safetensors.
-
-        `edgeprune.load(folder, dense_module)` makes the pruned module again from a fresh dense one.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        plan = {
-            "format": PLAN_FORMAT,
-            "input_shape": self.spec.shape,
-            "plan": asdict(self.pruning.plan),
-            "kept": {n: {str(a): i.tolist() for a, i in axes.items()} for n, axes in self.kept.items()},
-        }
-        paths = (folder / "plan.json", folder / "weights.safetensors", folder / "pruned.pt2")
-        paths[0].write_text(json.dumps(plan, indent=1))
-        save_file({k: v.contiguous().clone() for k, v in self.module.state_dict().items()}, paths[1])
-        torch.export.save(torch.export.export(self.module, (torch.zeros(1, *self.spec.shape),)), paths[2])
-        return paths
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,92 +104,127 @@ def run(module: nn.Module, images: Floats, *, batch: int | None = None) -> Float
         return np.concatenate([module(piece).numpy() for piece in pieces])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Journey:
+    """What a walk takes along besides the network: an interrupted one's steps, and who watches.
+
+    `on_step` is called with the step, the units settled, all units, and the share of parameters removed.
+    """
+
+    recorded: Sequence[Step] = ()
+    on_step: Callable[[Step, int, int, float], None] = lambda step, settled, units, param_ratio: None
+
+
 def find_units(
     analysed: Analysed,
-    calibration: Labelled,
-    names: Sequence[str],
+    images: Images,
     options: PruneOptions,
-    *,
-    validation: Labelled | None = None,
-    recorded: Sequence[Step] = (),
-    on_step: Callable[[Step, int, int, float], None] = lambda step, settled, units, param_ratio: None,
+    journey: Journey | None = None,
 ) -> Pruning:
-    """Run the walk.
+    """Run the walk: which units the network does not need.
 
-    Args:
-        validation: Decides on `max_accuracy_drop`.
-        recorded: Steps of an interrupted walk.
-        on_step: Called with the step, the units settled, all units, and the share of parameters removed.
+    Raises:
+        ModelError, DataError: the network's outputs cannot belong to these labels.
     """
+    journey = journey or Journey()
+    calibration = images.calibration
     logits = analysed.logits(calibration.images)
-    check_outputs(logits, calibration.labels, names)
-    judge, chosen = causal.make_judge(
-        tasks.probabilities(logits), calibration.labels, names, alpha=options.alpha
-    )
+    check_outputs(logits, calibration.labels, images.names)
+    softmax = tasks.probabilities(logits)
+    judge, chosen = causal.make_judge(softmax, calibration.labels, images.names, alpha=options.alpha)
     shards = causal.make_shards(judge)
     inputs, labels = torch.from_numpy(calibration.images[chosen]), calibration.labels[chosen]
-    groups = analysed.coupling.groups
-    replay = causal.Replay(
-        analysed.traced.graph_module, groups, inputs, [s.images for s in shards], batch=analysed.traced.batch
-    )
+    traced, groups = analysed.traced, analysed.coupling.groups
+    stretches = [shard.images for shard in shards]
+    replay = causal.Replay(traced.graph_module, groups, inputs, stretches, batch=traced.batch)
+    ledger = Ledger(analysed.coupling)
 
     def scores(shard: causal.Shard, group: ChannelGroup | None, units: Sequence[int]) -> tasks.Doubles:
         outputs = replay.outputs(shard.number, group, units).numpy()
         return tasks.true_class_scores(outputs, labels[shard.images])
 
-    costs = channels.Costs(analysed.coupling)
-    dense_params, dense_macs = costs.count({})
-    total = sum(group.units for group in groups)
+    def on_step(step: Step, settled: int) -> None:
+        journey.on_step(step, settled, ledger.units, ledger.param_ratio(replay.removed))
 
-    def param_ratio(removed: Removed) -> float:
-        return 1 - costs.count(removed)[0] / dense_params
-
-    def stepped(step: Step, settled: int) -> None:
-        on_step(step, settled, total, param_ratio(replay.removed))
-
-    limit = options.max_param_ratio
-    parameters = dict(analysed.traced.graph_module.named_parameters())
     walker = causal.Walker(
         network=replay,
         scores=scores,
         judge=judge,
-        order=lambda group: np.argsort(criteria.magnitude(group, parameters), kind="stable").tolist(),
+        order=ascending_magnitude(analysed),
         rules=options.rules,
-        within=lambda removed: limit is None or param_ratio(removed) <= limit,
-        accepts=accuracy_guard(analysed, replay, validation, options.max_accuracy_drop),
-        on_step=stepped,
+        within=ledger.within(options.max_param_ratio),
+        accepts=accuracy_guard(analysed, replay, images.validation, options.max_accuracy_drop),
+        on_step=on_step,
     )
-    steps, stopped = causal.walk(walker, groups, shards, recorded)
+    steps, stopped = causal.walk(walker, groups, shards, journey.recorded)
     final = np.concatenate([scores(shard, None, ()) for shard in shards])
-    params, macs = costs.count(replay.removed)
-    plan = PruningPlan(
-        removed=replay.removed,
-        param_ratio=1 - params / dense_params,
-        channel_ratio=sum(map(len, replay.removed.values())) / total,
-        mac_ratio=1 - macs / dense_macs if dense_macs else 0.0,
-    )
-    trajectory = Trajectory(
-        method="c-swap",
-        alpha=options.alpha,
-        steps=tuple(steps),
-        class_names=tuple(c.name for c in judge.classes),
-        class_samples=tuple(len(c.images) for c in judge.classes),
-        tolerance=tuple(judge.tolerance.tolist()),
-        dense_scores=tuple(float(judge.dense[c.images].mean()) for c in judge.classes),
-        final_scores=tuple(float(final[c.images].mean()) for c in judge.classes),
-        stopped=stopped,
-    )
     return Pruning(
-        trajectory=trajectory,
-        plan=plan,
-        widths=tuple(
-            Width(group=g.name, before=g.units, after=g.units - len(plan.removed.get(g.name, ())))
-            for g in groups
-        ),
+        trajectory=make_trajectory(judge, options.alpha, final, steps, stopped),
+        plan=ledger.plan(replay.removed),
+        widths=tuple(width(group, replay.removed) for group in groups),
         findings=count_findings(steps, groups),
         frozen=analysed.coupling.frozen,
         notes=unknown_ops(analysed.coupling),
     )
+
+
+class Ledger:
+    """What removing units saves."""
+
+    def __init__(self, coupling: channels.Coupling) -> None:
+        self.costs = channels.Costs(coupling)
+        self.dense_params, self.dense_macs = self.costs.count({})
+        self.units = sum(group.units for group in coupling.groups)
+
+    def param_ratio(self, removed: Removed) -> float:
+        return 1 - self.costs.count(removed)[0] / self.dense_params
+
+    def within(self, limit: float | None) -> Callable[[Removed], bool]:
+        """Whether units may go without passing the limit on removed parameters."""
+        return lambda removed: limit is None or self.param_ratio(removed) <= limit
+
+    def plan(self, removed: dict[str, tuple[int, ...]]) -> PruningPlan:
+        params, macs = self.costs.count(removed)
+        return PruningPlan(
+            removed=removed,
+            param_ratio=1 - params / self.dense_params,
+            channel_ratio=sum(map(len, removed.values())) / self.units,
+            mac_ratio=1 - macs / self.dense_macs if self.dense_macs else 0.0,
+        )
+
+
+def ascending_magnitude(analysed: Analysed) -> Callable[[ChannelGroup], list[int]]:
+    """Units of a group, the weakest first."""
+    parameters = dict(analysed.traced.graph_module.named_parameters())
+
+    def order(group: ChannelGroup) -> list[int]:
+        ranks = np.argsort(criteria.magnitude(group, parameters), kind="stable")
+        return [int(unit) for unit in ranks]
+
+    return order
+
+
+def make_trajectory(
+    judge: causal.Judge, alpha: float, final: tasks.Doubles, steps: Sequence[Step], stopped: str
+) -> Trajectory:
+    def mean(scores: tasks.Doubles) -> tuple[float, ...]:
+        return tuple(float(scores[c.images].mean()) for c in judge.classes)
+
+    return Trajectory(
+        method="c-swap",
+        alpha=alpha,
+        steps=tuple(steps),
+        class_names=tuple(c.name for c in judge.classes),
+        class_samples=tuple(len(c.images) for c in judge.classes),
+        tolerance=tuple(judge.tolerance.tolist()),
+        dense_scores=mean(judge.dense),
+        final_scores=mean(final),
+        stopped=stopped,
+    )
+
+
+def width(group: ChannelGroup, removed: Removed) -> Width:
+    return Width(group=group.name, before=group.units, after=group.units - len(removed.get(group.name, ())))
 
 
 def check_outputs(logits: Floats, labels: Ints, names: Sequence[str]) -> None:
@@ -284,97 +288,8 @@ def unknown_ops(coupling: channels.Coupling) -> tuple[str, ...]:
     )
 
 
-def make_pruned(analysed: Analysed, pruning: Pruning) -> PrunedModel:
-    """Cut the units out."""
-    removed = pruning.plan.removed
-    graph = channels.cut(analysed.coupling, removed)
-    kept = channels.kept_indices(analysed.coupling, removed)
-    traced = analysed.traced
-    operated = surgery.operate(analysed.module, kept, graph, traced.spec, batch=traced.batch)
-    return PrunedModel(
-        module=operated.module,
-        own_class=operated.own_class,
-        reason=operated.reason,
-        pruning=pruning,
-        spec=traced.spec,
-        kept=kept,
-    )
-
-
-def prune(
-    model: nn.Module,
-    calibration: tuple[Floats | Tensor, Ints | Tensor],
-    *,
-    class_names: Sequence[str] | None = None,
-    validation: tuple[Floats | Tensor, Ints | Tensor] | None = None,
-    options: PruneOptions | None = None,
-) -> PrunedModel:
-    """Remove the channels that a causal analysis shows a classifier does not need (C-SWAP).
-
-    Args:
-        model: Trained network; gives class scores (N, K) for images (N, C, H, W). Untouched.
-        calibration: Preprocessed images (N, C, H, W) and labels (N,): not the ones you evaluate on.
-        class_names: For the log; default: the numbers.
-        validation: Images and labels that decide on `options.max_accuracy_drop`.
-        options: How far to go.
-
-    Raises:
-        ModelError, DataError, NothingToPrune: with what to do about it.
-    """
-    labelled = as_labelled(calibration)
-    analysed = analyse(model, InputSpec(shape=labelled.images.shape[1:]))
-    names = class_names or [str(k) for k in range(int(labelled.labels.max()) + 1)]
-    pruning = find_units(
-        analysed,
-        labelled,
-        names,
-        options or PruneOptions(),
-        validation=None if validation is None else as_labelled(validation),
-    )
-    return make_pruned(analysed, pruning)
-
-
 def as_labelled(pair: tuple[Floats | Tensor, Ints | Tensor]) -> Labelled:
     images, labels = (value.numpy() if isinstance(value, Tensor) else np.asarray(value) for value in pair)
     if images.ndim != 4 or len(images) != len(labels):  # noqa: PLR2004  # (N, C, H, W)
         raise DataError(f"images {images.shape} and labels {labels.shape}: give (N, C, H, W) and (N,).")
     return Labelled(images=images.astype(np.float32, copy=False), labels=labels.astype(np.int64, copy=False))
-
-
-def load(folder: Path | str, model: nn.Module) -> nn.Module:
-    """Make a saved pruned network again from a dense one; runs no code from the files.
-
-    Args:
-        folder: Holds plan.json and weights.safetensors, as `PrunedModel.save` wrote them.
-        model: A dense network; its weights do not matter. Untouched.
-
-    Raises:
-        InputError: the plan is damaged, or of another network (the first difference is named).
-    """
-    folder = Path(folder)
-    try:
-        content = json.loads((folder / "plan.json").read_text())
-        if content["format"] != PLAN_FORMAT:
-            raise InputError(f"{folder / 'plan.json'}: format {content['format']!r} is not {PLAN_FORMAT}.")
-        removed = {
-            str(name): tuple(int(u) for u in units) for name, units in content["plan"]["removed"].items()
-        }
-        spec = InputSpec(shape=tuple(content["input_shape"]))
-        weights = load_file(folder / "weights.safetensors")
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise InputError(f"{folder}: no readable plan: {err}; save the pruned network again.") from err
-    analysed = analyse(model, spec)
-    groups = {group.name: group.units for group in analysed.coupling.groups}
-    for name, units in removed.items():
-        if name not in groups or max(units, default=0) >= groups[name]:
-            raise InputError(
-                f"{folder / 'plan.json'}: made for another network: no units {name} {max(units)}."
-            )
-    graph = channels.cut(analysed.coupling, removed)
-    kept = channels.kept_indices(analysed.coupling, removed)
-    module = surgery.operate(model, kept, graph, spec, batch=analysed.traced.batch).module
-    missing = module.load_state_dict(weights, strict=False)
-    if missing.missing_keys or missing.unexpected_keys:
-        first = (*missing.missing_keys, *missing.unexpected_keys)[0]
-        raise InputError(f"{folder / 'weights.safetensors'}: made for another network: {first} does not fit.")
-    return module

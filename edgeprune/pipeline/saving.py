@@ -1,0 +1,156 @@
+"""The smaller network as an object: made, saved and made again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from edgeprune import channels, surgery
+from edgeprune.errors import InputError
+from edgeprune.pipeline.pruning import Analysed, Images, PruneOptions, analyse, as_labelled, find_units
+from edgeprune.records import Floats, InputSpec, Ints, Pruning
+
+PLAN_FORMAT = "edgeprune-plan/1"
+
+Removed = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PrunedModel:
+    """The smaller network, and why it is as it is.
+
+    Attributes:
+        module: In evaluation mode, ready to run, fine-tune, export or prune again.
+        own_class: Whether `module` is of the dense network's class; else it is the traced graph.
+        reason: Why it is the graph.
+        kept: Parameter or buffer -> axis -> indices of the dense network that stayed.
+    """
+
+    module: nn.Module
+    own_class: bool
+    reason: str
+    pruning: Pruning
+    spec: InputSpec
+    kept: dict[str, dict[int, Tensor]]
+
+    def save(self, folder: Path) -> tuple[Path, ...]:
+        """Write pruned.pt2 (loads without the class), plan.json and weights.safetensors.
+
+        `edgeprune.load(folder, dense_module)` makes the pruned module again from a fresh dense one.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        plan = {
+            "format": PLAN_FORMAT,
+            "input_shape": self.spec.shape,
+            "plan": asdict(self.pruning.plan),
+            "kept": {n: {str(a): i.tolist() for a, i in axes.items()} for n, axes in self.kept.items()},
+        }
+        paths = (folder / "plan.json", folder / "weights.safetensors", folder / "pruned.pt2")
+        paths[0].write_text(json.dumps(plan, indent=1))
+        save_file({k: v.contiguous().clone() for k, v in self.module.state_dict().items()}, paths[1])
+        torch.export.save(torch.export.export(self.module, (torch.zeros(1, *self.spec.shape),)), paths[2])
+        return paths
+
+
+def make_pruned(analysed: Analysed, pruning: Pruning) -> PrunedModel:
+    """Cut the units out."""
+    removed = pruning.plan.removed
+    graph = channels.cut(analysed.coupling, removed)
+    kept = channels.kept_indices(analysed.coupling, removed)
+    traced = analysed.traced
+    operated = surgery.operate(analysed.module, kept, graph, traced.spec, batch=traced.batch)
+    return PrunedModel(
+        module=operated.module,
+        own_class=operated.own_class,
+        reason=operated.reason,
+        pruning=pruning,
+        spec=traced.spec,
+        kept=kept,
+    )
+
+
+def prune(
+    model: nn.Module,
+    calibration: tuple[Floats | Tensor, Ints | Tensor],
+    *,
+    class_names: Sequence[str] | None = None,
+    validation: tuple[Floats | Tensor, Ints | Tensor] | None = None,
+    options: PruneOptions | None = None,
+) -> PrunedModel:
+    """Remove the channels that a causal analysis shows a classifier does not need (C-SWAP).
+
+    Args:
+        model: Trained network; gives class scores (N, K) for images (N, C, H, W). Untouched.
+        calibration: Preprocessed images (N, C, H, W) and labels (N,): not the ones you evaluate on.
+        class_names: For the log; default: the numbers.
+        validation: Images and labels that decide on `options.max_accuracy_drop`.
+        options: How far to go.
+
+    Raises:
+        ModelError, DataError, NothingToPrune: with what to do about it.
+    """
+    labelled = as_labelled(calibration)
+    analysed = analyse(model, InputSpec(shape=labelled.images.shape[1:]))
+    images = Images(
+        calibration=labelled,
+        names=class_names or [str(k) for k in range(int(labelled.labels.max()) + 1)],
+        validation=None if validation is None else as_labelled(validation),
+    )
+    return make_pruned(analysed, find_units(analysed, images, options or PruneOptions()))
+
+
+def load(folder: Path | str, model: nn.Module) -> nn.Module:
+    """Make a saved pruned network again from a dense one; runs no code from the files.
+
+    Args:
+        folder: Holds plan.json and weights.safetensors, as `PrunedModel.save` wrote them.
+        model: A dense network; its weights do not matter. Untouched.
+
+    Raises:
+        InputError: the plan is damaged, or of another network (the first difference is named).
+    """
+    folder = Path(folder)
+    removed, spec, weights = read_saved(folder)
+    analysed = analyse(model, spec)
+    check_plan(removed, analysed.coupling, folder)
+    graph = channels.cut(analysed.coupling, removed)
+    kept = channels.kept_indices(analysed.coupling, removed)
+    module = surgery.operate(model, kept, graph, spec, batch=analysed.traced.batch).module
+    missing = module.load_state_dict(weights, strict=False)
+    if missing.missing_keys or missing.unexpected_keys:
+        first = (*missing.missing_keys, *missing.unexpected_keys)[0]
+        raise InputError(f"{folder / 'weights.safetensors'}: made for another network: {first} does not fit.")
+    return module
+
+
+def read_saved(folder: Path) -> tuple[dict[str, tuple[int, ...]], InputSpec, dict[str, Tensor]]:
+    """The removed units, the input and the weights that `PrunedModel.save` wrote."""
+    try:
+        content = json.loads((folder / "plan.json").read_text())
+        if content["format"] != PLAN_FORMAT:
+            raise ValueError(f"format {content['format']!r} is not {PLAN_FORMAT}")
+        removed = {str(name): tuple(map(int, units)) for name, units in content["plan"]["removed"].items()}
+        channel_count, height, width_ = map(int, content["input_shape"])
+        spec = InputSpec(shape=(channel_count, height, width_))
+        return removed, spec, load_file(folder / "weights.safetensors")
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError, AttributeError) as err:
+        raise InputError(f"{folder}: no readable plan ({err}); save the pruned network again.") from err
+
+
+def check_plan(removed: Removed, coupling: channels.Coupling, folder: Path) -> None:
+    """Raise for a plan that was made for another network, naming the first difference."""
+    sizes = {group.name: group.units for group in coupling.groups}
+    for name, units in removed.items():
+        if name not in sizes:
+            raise InputError(f"{folder / 'plan.json'}: made for another network: it has no group {name}.")
+        if not all(0 <= unit < sizes[name] for unit in units) or len(set(units)) >= sizes[name]:
+            raise InputError(
+                f"{folder / 'plan.json'}: made for another network: {name} has {sizes[name]} units."
+            )

@@ -1,0 +1,122 @@
+"""What can be cut, and what the walk finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from edgeprune.records.asked import Ints
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Slot:
+    """Where a group's units lie on one axis of one parameter or buffer."""
+
+    parameter: str
+    axis: int
+    indices: Ints
+    """Shape (units, copies): unit u owns `indices[u]` of this axis (flatten, heads: several copies)."""
+    consumer: bool = False
+    """The axis is summed over by its layer: zeroing these entries is masking the unit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ChannelGroup:
+    """Coupled channels: `units` units, each removed from every slot or from none."""
+
+    name: str
+    """The first producer's parameter, e.g. `layer1.0.conv1.weight`."""
+    units: int
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrozenAxis:
+    """An axis of a parameter of which some indices may not be removed, and why."""
+
+    parameter: str
+    axis: int
+    indices: int
+    """How many indices of the axis are frozen."""
+    reason: str
+    detail: str = ""
+
+
+class Finding(StrEnum):
+    """Verdict of one intervention (METHODS §1)."""
+
+    CRITICAL = "critical"
+    NEUTRAL = "neutral"
+    DETRIMENTAL = "detrimental"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One intervention: which units were taken out together, what it did, and what was decided."""
+
+    group: str
+    units: tuple[int, ...]
+    finding: Finding
+    removed: bool
+    effect: float
+    """Causal effect ξ: mean of (σ* - σ)/σ over the images evaluated; positive: the units harm."""
+    worst_z: float
+    """Smallest z over the classes evaluated."""
+    worst_class: int
+    evaluated: int
+    """Images evaluated before the verdict was sure."""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """The log of a walk: every intervention in order, and what they were judged against."""
+
+    method: str
+    alpha: float
+    steps: tuple[Step, ...]
+    class_names: tuple[str, ...]
+    """Classes the test ran on, merged ones joined by `+` (few images per class)."""
+    class_samples: tuple[int, ...]
+    """n_k: correctly classified calibration images of each."""
+    tolerance: tuple[float, ...]
+    """Δ_k: how far the mean score of class k could fall before it was called significant."""
+    dense_scores: tuple[float, ...]
+    """Mean score of the dense network, per class."""
+    final_scores: tuple[float, ...]
+    """Mean score at the end of the walk, per class."""
+    stopped: str
+    """Why the walk ended."""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruningPlan:
+    """The units to remove, and nothing else: group name to unit numbers."""
+
+    removed: dict[str, tuple[int, ...]]
+    param_ratio: float
+    channel_ratio: float
+    mac_ratio: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Width:
+    """Channels of one group before and after."""
+
+    group: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruning:
+    """All that the analysis found about one network on one set of images."""
+
+    trajectory: Trajectory
+    plan: PruningPlan
+    widths: tuple[Width, ...]
+    findings: dict[str, dict[str, int]]
+    """Group name -> units per verdict; units without one were not tested."""
+    frozen: tuple[FrozenAxis, ...]
+    notes: tuple[str, ...] = ()

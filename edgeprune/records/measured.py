@@ -1,0 +1,203 @@
+"""What is deployed, how it was measured, and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+from edgeprune.records.asked import Budget, Target
+from edgeprune.records.found import FrozenAxis, PruningPlan, Trajectory, Width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """How far two stages disagree on the same images: max |a - b| / max |a|."""
+
+    stage: str
+    """e.g. `pruned: torch -> onnx`."""
+    error: float
+    limit: float
+    images: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A file (or .xml/.bin pair) that the target's runtime loads."""
+
+    path: str
+    """Relative to the run folder."""
+    runtime: str
+    size_bytes: int
+    digest: str
+    input_name: str
+    input_shape: tuple[int, ...]
+    params: int
+    macs: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """One network on its way to the target: the deployed file, and what each hand-over changed."""
+
+    artifact: Artifact
+    parity: tuple[Parity, ...]
+    files: tuple[str, ...]
+    """Everything written, relative to the run folder."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A figure with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """Top-1 accuracy of one artifact on one split, on the deployed runtime."""
+
+    top1: Interval
+    """Wilson interval."""
+    images: int
+    per_class: tuple[float | None, ...]
+    """None for a class without images."""
+    predictions: tuple[int, ...]
+    """Per image of the split, in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyChange:
+    """Dense against pruned on the same images."""
+
+    drop: Interval
+    """Top-1 dense minus top-1 pruned, paired bootstrap interval."""
+    lost: int
+    """Images the dense network had right and the pruned one has wrong."""
+    gained: int
+    p_value: float
+    """Exact McNemar test, two-sided."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Time of one inference at batch size 1, single stream, pooled over fresh processes."""
+
+    p50_ms: Interval
+    p90_ms: float
+    p99_ms: float | None
+    """None below 662 runs (MLPerf's bound for a p99)."""
+    cpu_p50_ms: float | None
+    """Process CPU time; None for several threads."""
+    load_ms: float
+    first_ms: float
+    runs: int
+    processes: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Peak resident memory of a fresh process that loads and runs the artifact."""
+
+    peak_bytes: int
+    """Total, runtime included."""
+    growth_bytes: int
+    """Above the bare runtime; median over processes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Dense and pruned, each in fresh processes, interleaved."""
+
+    latency: dict[str, Latency]
+    """Keys: `dense`, `pruned` (later also `int8` ...)."""
+    memory: dict[str, Memory]
+    ratio: Interval
+    """Latency of pruned over dense, median of pairwise ratios in interleaved runs."""
+    ratio_basis: Literal["cpu time", "wall time"]
+    pairs: int
+    quality: Literal["good", "noisy"]
+    noise: tuple[str, ...]
+    """What disturbed the measurement, in words."""
+    machine: dict[str, str] = field(default_factory=dict)
+    """CPU, features, governor, versions."""
+
+
+class Outcome(StrEnum):
+    FITS = "fits"
+    OVER = "over"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One budget against what was measured."""
+
+    budget: str
+    """e.g. `latency p50`."""
+    limit: str
+    """As shown to people, unit included, e.g. `12 ms`."""
+    value: str
+    outcome: Outcome
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    outcome: Outcome
+    checks: tuple[Check, ...]
+    sentence: str
+    """The verdict in one sentence, for people."""
+
+    @property
+    def exit_code(self) -> int:
+        return {Outcome.FITS: 0, Outcome.OVER: 3, Outcome.UNDECIDED: 4}[self.outcome]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Enough to make this report again."""
+
+    command: str
+    versions: dict[str, str]
+    model: str
+    model_digest: str
+    data: str
+    data_digest: str
+    config_digest: str
+    started: str
+    """UTC, ISO 8601."""
+    seconds: dict[str, float]
+    """Per stage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything a reader or a CI gate needs, dense and deployed."""
+
+    schema_version: str
+    target: Target
+    budget: Budget
+    verdict: Verdict
+    artifacts: dict[str, Artifact]
+    """Keys: `dense`, `pruned`."""
+    accuracy: dict[str, Accuracy]
+    accuracy_change: AccuracyChange
+    measurement: Measurement
+    plan: PruningPlan
+    widths: tuple[Width, ...]
+    findings: dict[str, dict[str, int]]
+    """Group name to units per verdict (critical, neutral, detrimental)."""
+    trajectory: Trajectory
+    frozen: tuple[FrozenAxis, ...]
+    parity: tuple[Parity, ...]
+    classes: tuple[str, ...]
+    splits: dict[str, int]
+    """Images per split."""
+    notes: tuple[str, ...]
+    provenance: Provenance

@@ -37,12 +37,19 @@ def quantity(kind: Literal["time", "size"], text: object) -> float | None:
     return float(found[1]) * units[found[2].lower()]
 
 
-Milliseconds = Annotated[float | None, BeforeValidator(lambda text: quantity("time", text)), Field(gt=0)]
-Bytes = Annotated[int | None, BeforeValidator(lambda text: _whole(quantity("size", text))), Field(gt=0)]
-
-
 def _whole(value: float | None) -> int | None:
     return None if value is None else round(value)
+
+
+def _listed(value: object) -> object:
+    """One number is a list of one, as in the description of a data set."""
+    return (value,) if isinstance(value, int | float) else value
+
+
+Milliseconds = Annotated[float | None, BeforeValidator(lambda text: quantity("time", text)), Field(gt=0)]
+Bytes = Annotated[int | None, BeforeValidator(lambda text: _whole(quantity("size", text))), Field(gt=0)]
+Sides = Annotated[tuple[int, ...] | None, BeforeValidator(_listed)]
+Factors = Annotated[tuple[float, ...] | None, BeforeValidator(_listed)]
 
 
 class BuildConfig(BaseModel):
@@ -79,13 +86,13 @@ class BuildConfig(BaseModel):
     simplify: bool = True
 
     color: Literal["rgb", "bgr", "gray"] | None = None
-    resize: tuple[int, ...] | None = None
-    crop: tuple[int, int] | None = None
+    resize: Sides = None
+    crop: Sides = None
     rotate: Literal[0, 90, 180, 270] | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
     scale: float | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    mean: Factors = None
+    std: Factors = None
 
     @property
     def budget(self) -> Budget:
@@ -129,11 +136,14 @@ def _read(file: Path) -> dict[str, object]:
 
 
 def _beside(file: Path, name: str, value: object) -> object:
-    """Paths in the file are relative to it; names (imagenet, DEFAULT) stay names."""
-    if not isinstance(value, str) or name not in ("weights", "data", "target", "out"):
+    """Paths in the file are relative to it; names (imagenet, DEFAULT, openvino) stay names."""
+    if not isinstance(value, str) or name not in ("model", "weights", "data", "target", "out"):
         return value
+    if name == "model" and (found := re.fullmatch(r"(python:)(.+\.py)(:.+)", value)):
+        return f"{found[1]}{file.parent / found[2]}{found[3]}"
     place = file.parent / value
-    return str(place) if name == "out" or place.exists() else value
+    is_path = place.is_file() if name in ("model", "target") else place.exists()
+    return str(place) if name == "out" or is_path else value
 
 
 def _complaint(err: ValidationError, file: Path | None, flags: Mapping[str, object]) -> str:

@@ -191,8 +191,9 @@ def _trajectory(
         tolerance=tuple(round(generator.uniform(0.012, 0.03), 4) for _ in tested),
         dense_scores=tuple(0.97 for _ in tested),
         final_scores=tuple(round(0.97 - generator.uniform(-0.004, 0.011), 4) for _ in tested),
+        final_z=tuple(round(generator.uniform(-1.6, 0.5), 3) for _ in tested),
+        z_limits=tuple(-1.645 for _ in tested),
         stopped="every unit was tried",
-        seconds=18.4,
     )
 
 

@@ -18,7 +18,7 @@ from torchvision.transforms import InterpolationMode
 
 from edgeprune.calibration import batches, images, input_spec, load, preprocess_image
 from edgeprune.calibration.arrays import Array, read_npz
-from edgeprune.calibration.assemble import CANDIDATES
+from edgeprune.calibration.assemble import CANDIDATES, LEAST_PER_CLASS, MOST_PER_CLASS, enough_per_class
 from edgeprune.calibration.description import describe
 from edgeprune.calibration.listing import digest_file
 from edgeprune.calibration.pixels import output_size, preprocess_floats
@@ -210,6 +210,17 @@ def test_per_class_and_limit_are_kept() -> None:
     chosen = Counter(sample.label for split in list(Split)[:2] for sample in parts[split])
     assert chosen == {0: 10, 1: 10, 2: 4}
     assert len(parts[Split.EVALUATION]) == 7
+
+
+def test_a_large_data_set_gives_a_walk_that_ends(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (2 * (MOST_PER_CLASS + 20), 4, 4), dtype=np.uint8)
+    labels = np.arange(len(pixels)) % 2
+    path = write_npz(tmp_path, train_x=pixels, train_y=labels, test_x=pixels[:2] // 2, test_y=labels[:2])
+    chosen = [load(path).samples[split] for split in (Split.CALIBRATION, Split.VALIDATION)]
+    assert sum(map(len, chosen)) == 2 * MOST_PER_CLASS
+    more = [load(path, calibration_per_class=1000).samples[split] for split in list(Split)[:2]]
+    assert sum(map(len, more)) == len(pixels)
+    assert enough_per_class(1000) == LEAST_PER_CLASS
 
 
 def test_copies_are_left_out_and_said(tmp_path: Path) -> None:

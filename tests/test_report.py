@@ -287,14 +287,14 @@ def test_classes_without_images_are_counted_and_not_compared():
     assert [row.change for row in changes.shown] == sorted(row.change for row in changes.shown)
 
 
-def test_a_class_beyond_its_tolerance_is_not_hidden():
+def test_a_class_beyond_its_limit_is_not_hidden():
     walk = SAMPLE.trajectory
-    fallen = replace(SAMPLE, trajectory=replace(walk, final_scores=(0.5, *walk.final_scores[1:])))
+    fallen = replace(SAMPLE, trajectory=replace(walk, final_z=(-5.0, *walk.final_z[1:])))
     assert facts.tolerances(SAMPLE).exceeded == 0
     assert facts.tolerances(fallen).exceeded == 1
     assert facts.tolerances(fallen).shown[0].name == "digit 0"
     assert "No class&#39;s mean score is significantly below" not in html.render(fallen)
-    assert "1 class of 9 ended further below" in html.render(fallen)
+    assert "1 class of 9 ended significantly below" in html.render(fallen)
 
 
 def test_merged_classes_are_named():

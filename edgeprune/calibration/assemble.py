@@ -17,6 +17,7 @@ from edgeprune.calibration.splits import Shares, divide, order
 from edgeprune.errors import ConfigError, DataError
 from edgeprune.records import CalibrationSet, Preprocess, Sample, Split
 
+MOST_PER_CLASS, LEAST_PER_CLASS, MOST_IMAGES = 60, 2, 1200
 CANDIDATES = 4
 """Files read per image wanted, where a class has more: to read all 140 GB of ImageNet takes too long."""
 
@@ -57,6 +58,8 @@ def load(  # noqa: PLR0913 - one argument per thing a user may say about data
     shares = _shares(description, calibration_per_class, seed)
     preprocess = _preprocess(description, listings, default, flags)
     classes, notes = class_names(listings, description.classes)
+    if shares.per_class is None:
+        shares = replace(shares, per_class=enough_per_class(len(classes)))
     if len(listings) > 1:
         listings[0] = _thinned(listings[0], shares)
     pool, *others = [_samples(listing, classes) for listing in listings]
@@ -92,6 +95,11 @@ def _shares(description: Description, per_class: int | None, seed: int) -> Share
         evaluation_limit=keys.evaluation.limit if keys.evaluation else None,
         seed=seed,
     )
+
+
+def enough_per_class(classes: int) -> int:
+    """Calibration and validation images per class where nobody says: the walk's time grows with them."""
+    return min(MOST_PER_CLASS, max(LEAST_PER_CLASS, MOST_IMAGES // classes))
 
 
 def _preprocess(

@@ -71,7 +71,8 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     data: Annotated[
         str | None,
         typer.Option(
-            help="Folder (one sub-folder per class), .csv, .npz, .toml or its name.", rich_help_panel=INPUT
+            help="Folder (one sub-folder per class), .csv, .npz, .toml or its name, torchvision:NAME:ROOT.",
+            rich_help_panel=INPUT,
         ),
     ] = None,
     target: Annotated[

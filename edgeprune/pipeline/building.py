@@ -51,6 +51,7 @@ from edgeprune.runfolder import RunFolder
 log = logging.getLogger(__name__)
 
 EXAMPLE_DATA = "digits"
+TORCHVISION = "torchvision:"
 PARITY_IMAGES = 8
 PROGRESS_EVERY = 8
 LIBRARIES = ("edgeprune", "torch", "torchvision", "onnx", "onnxsim", "numpy", "scipy")
@@ -102,7 +103,7 @@ class Build:
         self.target = replace(profile, threads=threads, align=config.align or profile.align)
         self.loaded = zoo.load(config.model, weights=config.weights)
         self.data = calibration.load(
-            data_name(config),
+            data_source(config, folder.path),
             overrides=config.preprocess,
             default=self.loaded.preprocess,
             calibration_per_class=config.samples_per_class,
@@ -362,16 +363,20 @@ class Build:
         return record
 
 
-def data_name(config: BuildConfig) -> str:
-    """The data to use; the bundled example brings its own."""
-    if config.data is not None:
+def data_source(config: BuildConfig, folder: Path) -> str:
+    """The data to use: the example brings its own, a torchvision data set is written as arrays first."""
+    if config.data is None:
+        if config.model == EXAMPLE:
+            return EXAMPLE_DATA
+        raise ConfigError(
+            f"model {config.model}: no data; "
+            "give --data FOLDER (one sub-folder per class), a .csv, an .npz or a .toml."
+        )
+    if not config.data.startswith(TORCHVISION):
         return config.data
-    if config.model == EXAMPLE:
-        return EXAMPLE_DATA
-    raise ConfigError(
-        f"model {config.model}: no data; "
-        "give --data FOLDER (one sub-folder per class), a .csv, an .npz or a .toml."
-    )
+    name, _, root = config.data.removeprefix(TORCHVISION).partition(":")
+    place = folder / "data" / f"{name}-{digest({'root': str(Path(root).resolve())})[:12]}.npz"
+    return str(place if place.exists() else zoo.torchvision_data(name, Path(root), place))
 
 
 def source(kind: type) -> str:

@@ -40,11 +40,12 @@ class PrunedModel:
     spec: InputSpec
     kept: dict[str, dict[int, Tensor]]
 
-    def save(self, folder: Path) -> tuple[Path, ...]:
+    def save(self, folder: Path | str) -> tuple[Path, ...]:
         """Write pruned.pt2 (loads without the class), plan.json and weights.safetensors.
 
         `edgeprune.load(folder, dense_module)` makes the pruned module again from a fresh dense one.
         """
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         plan = {
             "format": PLAN_FORMAT,

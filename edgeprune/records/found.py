@@ -65,6 +65,8 @@ class Step:
     worst_class: int
     evaluated: int
     """Images evaluated before the verdict was sure."""
+    returned: tuple[int, ...] = ()
+    """Units of the group given back before this test of what is left (its `units` are then empty)."""
     note: str = ""
 
 
@@ -85,9 +87,12 @@ class Trajectory:
     """Mean score of the dense network, per class."""
     final_scores: tuple[float, ...]
     """Mean score at the end of the walk, per class."""
+    final_z: tuple[float, ...]
+    """z of each class at the end: the network as deployed against the dense one."""
+    z_limits: tuple[float, ...]
+    """The z below which a class counts as significantly worse (the invariant: no final_z is)."""
     stopped: str
     """Why the walk ended."""
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,18 +53,20 @@ class ClassChanges:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tolerance:
-    """How far the mean score of one class could fall, and how far it fell."""
+    """About how far the mean score of one class could fall, how far it fell, and the test of that."""
 
     name: str
     samples: int
     tolerance: float
     fall: float
+    z: float
+    limit: float
     exceeded: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tolerances:
-    """The classes of the walk's test, those nearest to their tolerance first."""
+    """The classes of the walk's test, those nearest to their limit first."""
 
     shown: tuple[Tolerance, ...]
     total: int
@@ -151,16 +153,31 @@ def _ends(changes: Sequence[ClassChange]) -> Sequence[ClassChange]:
 
 
 def tolerances(report: Report) -> Tolerances:
-    """Compare each tested class's fall with its tolerance, cut to those nearest to it."""
+    """Compare each tested class's z with its limit, cut to those nearest to it."""
     walk = report.trajectory
-    columns = (walk.class_names, walk.class_samples, walk.tolerance, walk.dense_scores, walk.final_scores)
+    columns = zip(
+        walk.class_names,
+        walk.class_samples,
+        walk.tolerance,
+        walk.dense_scores,
+        walk.final_scores,
+        walk.final_z,
+        walk.z_limits,
+        strict=True,
+    )
     rows = [
         Tolerance(
-            name=name, samples=samples, tolerance=delta, fall=dense - final, exceeded=dense - final > delta
+            name=name,
+            samples=samples,
+            tolerance=delta,
+            fall=dense - final,
+            z=z,
+            limit=limit,
+            exceeded=z < limit,
         )
-        for name, samples, delta, dense, final in zip(*columns, strict=True)
+        for name, samples, delta, dense, final, z, limit in columns
     ]
-    rows.sort(key=lambda row: row.tolerance - row.fall)
+    rows.sort(key=lambda row: row.z - row.limit)
     known = set(report.classes)
     return Tolerances(
         shown=tuple(rows[:MOST_ROWS]),
@@ -196,8 +213,9 @@ def walk(report: Report) -> Walk:
 
 
 def removed_so_far(trajectory: Trajectory) -> list[int]:
-    """Return the units removed after each intervention."""
-    return list(accumulate(len(step.units) if step.removed else 0 for step in trajectory.steps))
+    """Return the units removed after each intervention; those given back count no more."""
+    gains = (len(step.units) * step.removed - len(step.returned) for step in trajectory.steps)
+    return list(accumulate(gains))
 
 
 def thin(count: int, limit: int) -> list[int]:

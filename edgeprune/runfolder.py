@@ -83,10 +83,14 @@ class RunFolder:
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             check_ours(path)
-            lock = take_lock(path)
-            (path / "stages").mkdir(exist_ok=True)
-            remove_leftovers(path)
-        return cls(path, lock)
+            folder = cls(path, take_lock(path))
+            try:
+                (path / "stages").mkdir(exist_ok=True)
+                remove_leftovers(path)
+            except OSError:
+                folder.close()
+                raise
+        return folder
 
     def close(self) -> None:
         """Let other builds in."""
@@ -249,8 +253,12 @@ def take_lock(path: Path) -> int:
         raise RunFolderError(
             f"{path}: process {holder} is building here; wait for it or choose another output folder."
         ) from err
-    os.ftruncate(lock, 0)
-    os.write(lock, str(os.getpid()).encode())
+    try:
+        os.ftruncate(lock, 0)
+        os.write(lock, str(os.getpid()).encode())
+    except OSError:
+        os.close(lock)
+        raise
     return lock
 
 

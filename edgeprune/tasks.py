@@ -44,14 +44,16 @@ def accuracy(predictions: Ints, labels: Ints, classes: int) -> Accuracy:
 def accuracy_change(dense: Ints, pruned: Ints, labels: Ints, *, seed: int = 0) -> AccuracyChange:
     """Dense against pruned on the same images: paired bootstrap, exact McNemar test."""
     before, after = dense == labels, pruned == labels
-    difference = before.astype(np.float64) - after
-    rng = np.random.default_rng(seed)
-    resampled = rng.choice(difference, size=(RESAMPLES, len(difference))).mean(axis=1)
-    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
+    images = len(labels)
+    # An image was lost, gained or neither: resampling images is drawing how many there are of each.
+    shares = np.array([lost, gained, images - lost - gained]) / images
+    drawn = np.random.default_rng(seed).multinomial(images, shares, size=RESAMPLES)
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / images, tails)
     p_value = stats.binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
     return AccuracyChange(
-        drop=Interval(value=float(difference.mean()), low=float(low), high=float(high)),
+        drop=Interval(value=(lost - gained) / images, low=float(low), high=float(high)),
         lost=lost,
         gained=gained,
         p_value=float(p_value),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
+from tiny_nets import SIDE, TINY_NETS
 from torch import Tensor, nn
 
-from edgeprune.channels import Costs, Coupling, cut, masked
+from edgeprune.channels import Costs, Coupling, couple, cut, masked, trace
+from edgeprune.records import InputSpec
 
 TOLERANCE = 1e-4
+SPEC = InputSpec(shape=(3, SIDE, SIDE))
 
 Removed = dict[str, tuple[int, ...]]
 
@@ -23,6 +28,14 @@ def randomise_(module: nn.Module, *, seed: int = 0) -> None:
             tensor.data.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
         elif tensor.ndim == 1 or tensor.std() < 1e-3:
             tensor.data.copy_(torch.randn(tensor.shape, generator=generator) * 0.2)
+
+
+@cache
+def tiny(name: str) -> tuple[nn.Module, Coupling]:
+    """A tiny network with random statistics, and its coupling."""
+    network = TINY_NETS[name].make().eval()
+    randomise_(network)
+    return network, couple(trace(network, SPEC))
 
 
 def random_units(coupling: Coupling, ratio: float, *, seed: int = 0) -> Removed:
@@ -52,7 +65,7 @@ def relative_error(expected: Tensor, other: Tensor) -> float:
 def masked_against_cut(coupling: Coupling, removed: Removed) -> float:
     """Relative difference between the network with these units masked and with them removed.
 
-    Fails where masking changes nothing, and where `Costs` counts otherwise than the cut network's own parameters.
+    Fails where masking changes nothing, and where `Costs` counts otherwise than the cut network's parameters.
     """
     x = random_images(coupling)
     expected, smaller = masked(coupling, removed)(x), cut(coupling, removed)

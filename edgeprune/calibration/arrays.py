@@ -59,7 +59,7 @@ def read_npz(
 ) -> dict[str, Array]:
     """Return the arrays with these names (None: all of them), and the optional ones that are there."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: holds a single array; save images and labels with numpy.savez.")
             held = archive.files

@@ -1,8 +1,8 @@
 """Causal: C-SWAP, which units a network does not need (METHODS §1-2).
 
-    verdict.py   scores under an intervention -> critical, neutral or detrimental
-    replay.py    runs the traced network under interventions, recomputing only what changes
-    walk.py      the order of interventions and what is removed
+verdict.py   scores under an intervention -> critical, neutral or detrimental
+replay.py    runs the traced network under interventions, recomputing only what changes
+walk.py      the order of interventions and what is removed
 """
 
 from edgeprune.causal.replay import Replay

@@ -1,30 +1,51 @@
 """Runs a traced network under interventions, recomputing only what lies downstream of them.
 
-Removing units means zeroing their entries wherever a layer sums over them. Before the first such layer nothing
-changes: the values alive there are kept (*suffix replay*), per shard of the calibration images.
+Removing units means zeroing their entries wherever a layer sums over them. Before the first such layer
+nothing changes: the values alive there are kept (*suffix replay*), per shard of the calibration images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 
+from edgeprune.causal.fold import CONVOLUTIONS, attribute, folded
 from edgeprune.records import ChannelGroup
 
 Value = Any  # a tensor, a size or a tuple of them: what a graph node gives
+Values = dict[fx.Node, Value]
+Weights = Mapping[str, Tensor]
+
+aten = torch.ops.aten
+IMAGE_DIMS = 4
+PIECE_IMAGES, PIECE_BYTES = 8, 2.5e6
+"""Images that run together, at most: more at once do not fit the caches and run slower."""
+IN_PLACE: dict[object, Callable[..., Value]] = {
+    aten.hardswish.default: aten.hardswish_.default,
+    aten.hardtanh.default: aten.hardtanh_.default,
+    aten.relu.default: aten.relu_.default,
+    aten.silu.default: aten.silu_.default,
+}
+"""Activations that may overwrite what one of `FRESH` has just written: new memory is slow to come by."""
+FRESH: tuple[object, ...] = (*CONVOLUTIONS, aten.add.Tensor)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Op:
-    """One node, ready to run: reads from and writes to a list of values."""
+    """One node, ready to run."""
 
     node: fx.Node
     function: Callable[..., Value]
+    in_place: Callable[..., Value]
+    """The same, overwriting its input: allowed where that was computed by this run, not kept at the cut."""
+    source: int
+    """Place of the op that computes its input."""
     dies: tuple[fx.Node, ...]
     """Values that nobody reads after this op."""
 
@@ -37,7 +58,10 @@ class Replay:
         groups: Channel groups that interventions may name.
         inputs: Calibration images, shape (N, C, H, W).
         shards: Image numbers of each shard, in order; a shard is what one evaluation runs.
-        batch: The only batch size that the graph accepts, or None.
+        batch: The only batch size that the graph accepts (1), or None.
+
+    A few images run on one thread, and `torch.get_num_threads()` of them side by side: quicker than all threads
+    in each op, and the outputs do not depend on the number of threads.
     """
 
     def __init__(
@@ -49,15 +73,20 @@ class Replay:
         *,
         batch: int | None = None,
     ) -> None:
+        assert batch in (None, 1), "a fixed batch is traced at size 1"
+        self._pool = ThreadPoolExecutor(
+            torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)
+        )
+        graph = folded(graph)
         self._ops = _compile(graph)
-        self._dense = {name: t.detach() for name, t in (*graph.named_parameters(), *graph.named_buffers())}
-        self._dense |= _constants(graph)
+        reads = [node for node in graph.graph.nodes if node.op == "get_attr"]
+        self._dense = {str(node.target): _channels_last(attribute(graph, node).detach()) for node in reads}
         self._weights = dict(self._dense)
         self._groups = {group.name: group for group in groups}
         self._removed: dict[str, set[int]] = {group.name: set() for group in groups}
         self._batch = batch
-        self._output = next(node for node in graph.graph.nodes if node.op == "output").all_input_nodes[0]
-        self._input = next(node for node in graph.graph.nodes if node.op == "placeholder")
+        self._output = _only(graph, "output").all_input_nodes[0]
+        self._input = _only(graph, "placeholder")
         self._cut = 0
         self._alive = [[{self._input: piece} for piece in self._pieces(inputs[shard])] for shard in shards]
 
@@ -66,38 +95,35 @@ class Replay:
         """Units removed so far, per group."""
         return {name: tuple(sorted(units)) for name, units in self._removed.items() if units}
 
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of the values alive at the cut, over all shards."""
+        values = (value for shard in self._alive for piece in shard for value in piece.values())
+        return sum(value.nbytes for value in values if isinstance(value, Tensor))
+
     def position(self, group: ChannelGroup) -> int:
         """Where in the graph the first layer that sums over a group stands."""
         names = {slot.parameter for slot in group.slots if slot.consumer}
-        return min(i for i, op in enumerate(self._ops) if any(str(n.target) in names for n in _weights_of(op.node)))
+        return next(i for i, op in enumerate(self._ops) if names.intersection(_weights_of(op.node)))
 
     def enter(self, group: ChannelGroup) -> None:
         """Move the cut forward to a group, computing what the current network gives up to there."""
         position = self.position(group)
         assert position >= self._cut, "groups are visited in the order of their positions"
-        for shard in self._alive:
-            for values in shard:
-                self._run(values, self._weights, self._cut, position)
+        pieces = [values for shard in self._alive for values in shard]
+        list(
+            self._pool.map(partial(self._run_, weights=self._weights, start=self._cut, stop=position), pieces)
+        )
         self._cut = position
 
     def outputs(self, shard: int, group: ChannelGroup | None = None, units: Sequence[int] = ()) -> Tensor:
         """Logits of one shard's images, shape (n, K), with these units taken out as well."""
         weights = self._weights if group is None else {**self._weights, **self._zeroed(group, units)}
-        results = []
-        for values in self._alive[shard]:
-            scratch = dict(values)
-            self._run(scratch, weights, self._cut, len(self._ops))
-            results.append(scratch[self._output])
-        return torch.cat(results)
+        return self._logits(map(dict, self._alive[shard]), weights, self._cut)
 
     def full(self, inputs: Tensor) -> Tensor:
         """Logits of any images under the current network, shape (N, K)."""
-        results = []
-        for piece in self._pieces(inputs):
-            values = {self._input: piece}
-            self._run(values, self._weights, 0, len(self._ops))
-            results.append(values[self._output])
-        return torch.cat(results)[: len(inputs)]
+        return self._logits(({self._input: piece} for piece in self._pieces(inputs)), self._weights, 0)
 
     def remove_(self, group: ChannelGroup, units: Sequence[int]) -> None:
         """Take units out of the current network."""
@@ -110,78 +136,91 @@ class Replay:
         touched = {slot.parameter for slot in group.slots if slot.consumer}
         self._weights.update({name: self._dense[name] for name in touched})
         for other in self._groups.values():
-            gone = self._removed[other.name]
-            if gone and any(slot.parameter in touched for slot in other.slots):
-                self._weights.update(self._zeroed(other, sorted(gone), only=touched))
+            gone = sorted(self._removed[other.name])
+            zeroed = self._zeroed(other, gone) if gone else {}
+            self._weights.update({name: weight for name, weight in zeroed.items() if name in touched})
 
-    def _zeroed(self, group: ChannelGroup, units: Sequence[int], *, only: set[str] | None = None) -> dict[str, Tensor]:
+    def _zeroed(self, group: ChannelGroup, units: Sequence[int]) -> dict[str, Tensor]:
+        """The current weights of all layers that sum over a group, with the units' entries at zero."""
         changed: dict[str, Tensor] = {}
         for slot in group.slots:
-            if slot.consumer and (only is None or slot.parameter in only):
+            if slot.consumer:
                 base = changed.get(slot.parameter, self._weights[slot.parameter])
-                index = torch.from_numpy(np.ascontiguousarray(slot.indices[list(units)].ravel()))
+                index = torch.from_numpy(slot.indices[list(units)].ravel())
                 changed[slot.parameter] = base.index_fill(slot.axis, index, 0.0)
         return changed
 
     def _pieces(self, inputs: Tensor) -> list[Tensor]:
-        """Images as the graph accepts them: all at once, or padded pieces of its fixed batch size."""
-        if self._batch is None:
-            return [inputs]
-        assert self._batch == 1, "a fixed batch is traced at size 1"
-        return list(inputs.split(1))
+        """Images in batches that the graph accepts and that run fast."""
+        size = self._batch or max(1, min(PIECE_IMAGES, int(PIECE_BYTES / inputs[0].nbytes)))
+        return [_channels_last(piece) for piece in torch.split(inputs, size)]
+
+    def _logits(self, pieces: Iterable[Values], weights: Weights, start: int) -> Tensor:
+        done = self._run_all_(pieces, weights, start, len(self._ops))
+        return torch.cat([values[self._output] for values in done])
+
+    def _run_all_(self, pieces: Iterable[Values], weights: Weights, start: int, stop: int) -> list[Values]:
+        """Run pieces side by side, each on one thread."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return list(self._pool.map(partial(self._run_, weights=weights, start=start, stop=stop), pieces))
+        finally:
+            torch.set_num_threads(threads)
 
     @torch.inference_mode()
-    def _run(self, values: dict[fx.Node, Value], weights: dict[str, Tensor], start: int, stop: int) -> None:
+    def _run_(self, values: Values, weights: Weights, start: int, stop: int) -> Values:
+        """Compute the values of these ops; those that nobody reads any more leave."""
+
+        def read(node: fx.Node) -> Value:
+            return weights[str(node.target)] if node.op == "get_attr" else values[node]
+
         for op in self._ops[start:stop]:
-
-            def read(node: fx.Node) -> Value:
-                return weights[str(node.target)] if node.op == "get_attr" else values[node]
-
             args = fx.node.map_arg(op.node.args, read)
             kwargs = fx.node.map_arg(op.node.kwargs, read)
-            values[op.node] = op.function(*args, **kwargs)
+            function = op.in_place if op.source >= start else op.function
+            values[op.node] = function(*args, **kwargs)
             for node in op.dies:
-                values.pop(node, None)
+                values.pop(node)
+        return values
 
 
 def _compile(graph: fx.GraphModule) -> list[_Op]:
     """Nodes in order of running, each with the values that die at it."""
     nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
-    last: dict[fx.Node, fx.Node] = {}
+    last = {node: node for node in (_only(graph, "placeholder"), *nodes)}
     for node in nodes:
-        last.update(dict.fromkeys((n for n in node.all_input_nodes if n.op != "get_attr"), node))
-    output = next(node for node in graph.graph.nodes if node.op == "output")
-    kept = set(output.all_input_nodes)
+        last.update(dict.fromkeys((read for read in node.all_input_nodes if read.op != "get_attr"), node))
+    for node in _only(graph, "output").all_input_nodes:
+        del last[node]
     dying: dict[fx.Node, list[fx.Node]] = {}
     for value, reader in last.items():
-        if value not in kept:
-            dying.setdefault(reader, []).append(value)
-    for node in nodes:
-        if not node.users:
-            dying.setdefault(node, []).append(node)
-    return [_Op(node, _function(node), tuple(dying.get(node, ()))) for node in nodes]
+        dying.setdefault(reader, []).append(value)
+    place = {node: number for number, node in enumerate(nodes)}
+    return [_op(node, dying.get(node, []), place) for node in nodes]
 
 
-def _function(node: fx.Node) -> Callable[..., Value]:
-    """A view may not suit the strides that a faster memory format leaves; a reshape always does."""
-    if node.target is torch.ops.aten.view.default:
-        return torch.ops.aten.reshape.default  # type: ignore[no-any-return]  # torch's ops are not typed
-    assert callable(node.target)
-    return node.target
+def _op(node: fx.Node, dies: Sequence[fx.Node], place: Mapping[fx.Node, int]) -> _Op:
+    function = aten.reshape.default if node.target is aten.view.default else node.target
+    assert callable(function)  # above: a view may not suit the strides that a faster memory format leaves
+    in_place, source = function, -1
+    for read in node.all_input_nodes:
+        if node.target in IN_PLACE and read in dies and read.target in FRESH:
+            in_place, source = IN_PLACE[node.target], place[read]
+    return _Op(node, function, in_place, source, tuple(dies))
 
 
-def _weights_of(node: fx.Node) -> list[fx.Node]:
-    return [n for n in node.all_input_nodes if n.op == "get_attr"]
+def _channels_last(tensor: Tensor) -> Tensor:
+    """Images and filters in the memory format that convolutions on a CPU prefer."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == IMAGE_DIMS else tensor
 
 
-def _constants(graph: fx.GraphModule) -> dict[str, Tensor]:
-    """Tensors that the graph reads and that are neither parameters nor buffers."""
-    found = {}
-    for node in graph.graph.nodes:
-        if node.op == "get_attr":
-            owner: object = graph
-            for part in str(node.target).split("."):
-                owner = getattr(owner, part)
-            if isinstance(owner, Tensor):
-                found[str(node.target)] = owner.detach()
-    return found
+def _weights_of(node: fx.Node) -> list[str]:
+    return [str(read.target) for read in node.all_input_nodes if read.op == "get_attr"]
+
+
+def _only(graph: fx.GraphModule, kind: str) -> fx.Node:
+    """The graph's single input or output."""
+    (node,) = (node for node in graph.graph.nodes if node.op == kind)
+    assert isinstance(node, fx.Node)
+    return node

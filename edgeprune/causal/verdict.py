@@ -1,8 +1,9 @@
 """Scores under an intervention -> verdict: the any-class test of C-SWAP (METHODS §1).
 
-For each class k over its correctly classified calibration images (n_k of them), a one-sided two-sample Welch test
-compares the scores under the intervention, σ*, with those of the dense network, σ:
-z_k = (mean σ* - mean σ) / sqrt(s²/n_k + s*²/n_k). Published: score, any-class rule, α. The test is a reconstruction.
+For each class k over its correctly classified calibration images (n_k of them), a one-sided two-sample Welch
+test compares the scores under the intervention, σ*, with those of the dense network, σ:
+z_k = (mean σ* - mean σ) / sqrt(s²/n_k + s*²/n_k). Published: score, any-class rule, α. The test is a
+reconstruction.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ MIN_SAMPLES = 10
 LARGE_SAMPLE = 30
 """From here on the normal quantile serves; below, Student's t with 2 n - 2 degrees of freedom."""
 MIN_SCORE = 1e-6
+MAX_Z = 1e6
+"""z is clipped to ± this, so that every z is finite (JSON knows no infinity)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,19 +45,12 @@ class Judge:
     Attributes:
         classes: The classes of the test; together they hold every image once.
         dense: Score of the dense network per image, shape (N,), in [0, 1].
-        alpha: Level of the one-sided test.
+        quantiles: How far z may fall, per class.
     """
 
     classes: tuple[TestClass, ...]
     dense: Doubles
-    alpha: float
-
-    @property
-    def quantiles(self) -> Doubles:
-        """How far z may fall, per class."""
-        counts = np.array([len(c.images) for c in self.classes])
-        students = stats.t.ppf(1 - self.alpha, 2 * counts - 2)
-        return np.asarray(np.where(counts < LARGE_SAMPLE, students, stats.norm.ppf(1 - self.alpha)), dtype=np.float64)
+    quantiles: Doubles
 
     @property
     def tolerance(self) -> Doubles:
@@ -68,27 +64,37 @@ class Judge:
         return welch_z(scores, self.dense[self.classes[number].images])
 
     def effect(self, images: Ints, scores: Doubles) -> float:
-        """Causal effect ξ over these images: mean of (σ* - σ) / σ, σ clipped at 1e-6."""
+        """Causal effect ξ over these images: mean of (σ* - σ) / σ; σ is clipped at 1e-6, NaN is σ* = 0."""
         dense = np.maximum(self.dense[images], MIN_SCORE)
-        return float(np.mean((scores - dense) / dense))
+        return float(np.mean((np.nan_to_num(scores, nan=0.0) - dense) / dense))
 
     def finding(self, z: Doubles) -> Finding:
-        """Verdict from the z of every class: harm to any class is critical."""
+        """Verdict from the z of every class, NaN for those not looked at: harm to any class is critical."""
         if (z < -self.quantiles).any():
             return Finding.CRITICAL
         return Finding.DETRIMENTAL if (z > self.quantiles).any() else Finding.NEUTRAL
 
 
 def welch_z(changed: Doubles, reference: Doubles) -> float:
-    """Two-sample z; infinite where neither sample varies and the means differ."""
+    """Two-sample z in ± MAX_Z; at the limit where neither sample varies, at the lower one for NaN scores."""
     difference = float(changed.mean() - reference.mean())
-    variance = changed.var(ddof=1) / len(changed) + reference.var(ddof=1) / len(reference)
-    if variance > 0:
-        return difference / float(np.sqrt(variance))
-    return 0.0 if difference == 0 else float(np.copysign(np.inf, difference))
+    if np.isnan(difference):
+        return -MAX_Z
+    variance = float(changed.var(ddof=1) / len(changed) + reference.var(ddof=1) / len(reference))
+    if variance == 0:
+        return MAX_Z * float(np.sign(difference))
+    return float(np.clip(difference / np.sqrt(variance), -MAX_Z, MAX_Z))
 
 
-def make_judge(probabilities: Doubles, labels: Ints, names: Sequence[str], *, alpha: float) -> tuple[Judge, Ints]:
+def quantiles(counts: Ints, alpha: float) -> Doubles:
+    """The 1 - α quantile for classes of so many images each."""
+    students = stats.t.ppf(1 - alpha, 2 * counts - 2)
+    return np.asarray(np.where(counts < LARGE_SAMPLE, students, stats.norm.ppf(1 - alpha)), dtype=np.float64)
+
+
+def make_judge(
+    probabilities: Doubles, labels: Ints, names: Sequence[str], *, alpha: float
+) -> tuple[Judge, Ints]:
     """A judge from the dense network's outputs, and the images it judges by.
 
     Args:
@@ -98,14 +104,17 @@ def make_judge(probabilities: Doubles, labels: Ints, names: Sequence[str], *, al
         alpha: Level of the test.
 
     Returns:
-        The judge, and the numbers of the correctly classified images: class by class, so that a class lies in one
-        stretch. Image numbers inside the judge count within these.
+        The judge, and the numbers of the correctly classified images: class by class, so that a class lies in
+        one stretch. Image numbers inside the judge count within these.
+
+    Raises:
+        DataError: too few images are classified correctly.
     """
     correct = np.flatnonzero(probabilities.argmax(axis=1) == labels)
     if len(correct) < MIN_SAMPLES:
         raise DataError(
-            f"the dense network gets {len(correct)} of {len(labels)} calibration images right, and the causal test "
-            f"needs {MIN_SAMPLES}; check preprocessing and labels, or give more images."
+            f"the dense network gets {len(correct)} of {len(labels)} calibration images right, and the "
+            f"causal test needs {MIN_SAMPLES}; check preprocessing and labels, or give more images."
         )
     merged = merge_classes(probabilities[correct], labels[correct], minimum=MIN_SAMPLES)
     order: list[int] = []
@@ -118,26 +127,26 @@ def make_judge(probabilities: Doubles, labels: Ints, names: Sequence[str], *, al
         order += inside.tolist()
     chosen = np.array(order, dtype=np.int64)
     scores = probabilities[chosen, labels[chosen]].astype(np.float64)
-    return Judge(tuple(classes), scores, alpha), chosen
+    counts = np.array([len(c.images) for c in classes], dtype=np.int64)
+    return Judge(tuple(classes), scores, quantiles(counts, alpha)), chosen
 
 
 def merge_classes(probabilities: Doubles, labels: Ints, *, minimum: int) -> list[tuple[int, ...]]:
-    """Merge classes of few images with their nearest (by mean softmax) until each has `minimum`.
+    """Merge classes of few images with the most similar (product of mean softmax) until each has enough.
 
-    Deterministic: the smallest class goes first, ties by number.
+    The smallest class goes first, ties by number, and looks among those that are too small as well: classes of
+    enough images stay as they are, and no merged class draws all others in.
     """
-    members = [(int(k),) for k in np.unique(labels)]
-    sums = [probabilities[labels == k[0]].sum(axis=0) for k in members]
-    counts = [int((labels == k[0]).sum()) for k in members]
-    while len(members) > 1 and min(counts) < minimum:
-        small = counts.index(min(counts))
-        means = np.array([s / n for s, n in zip(sums, counts, strict=True)])
-        distance = np.linalg.norm(means - means[small], axis=1)
-        distance[small] = np.inf
-        near = int(distance.argmin())
-        members[near] = tuple(sorted(members[near] + members[small]))
-        sums[near] = sums[near] + sums[small]
-        counts[near] += counts[small]
-        for column in (members, sums, counts):
-            del column[small]  # type: ignore[attr-defined]  # three lists
-    return members
+    classes, sizes = np.unique(labels, return_counts=True)
+    members: dict[int, tuple[int, ...]] = {row: (int(k),) for row, k in enumerate(classes)}
+    means = np.array([probabilities[labels == k].mean(axis=0) for k in classes])
+    while len(members) > 1 and min(sizes[row] for row in members) < minimum:
+        small = min(members, key=lambda row: (sizes[row], row))
+        others = [row for row in members if row != small]
+        near = [row for row in others if sizes[row] < minimum] or others
+        similar = near[int((means[near] @ means[small]).argmax())]
+        pair = [small, similar]
+        means[similar] = np.average(means[pair], axis=0, weights=sizes[pair])
+        sizes[similar] = sizes[pair].sum()
+        members[similar] = tuple(sorted(members[similar] + members.pop(small)))
+    return [members[row] for row in sorted(members)]

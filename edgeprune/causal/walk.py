@@ -1,29 +1,32 @@
 """The walk of C-SWAP: layer by layer, unit by unit, intervene on the current network, test, remove or keep.
 
-Published: progressive removal against the dense network, ascending magnitude within a layer, the any-class rule.
+Published: progressive removal against the dense network, ascending magnitude within a layer, any-class rule.
 Ours, with the same invariant (after every removal no class is significantly worse than dense at level α):
 
 * group test: after a removal the next test takes twice as many units at once, after a refusal half as many;
-* sure early exit: images are evaluated class by class, those that refused last first; the first class that is
-  significantly worse settles the verdict, whatever the others would say;
-* alignment: at the end of a group, units are given back until its width is a multiple of the target's step, and
-  what is left is tested again, so that the guarantee holds for the network as deployed.
+* sure early exit: images are evaluated class by class, those that came out worst last first; the first class
+  that is significantly worse settles the verdict, whatever the others would say;
+* alignment: at the end of a group, units are given back until its width is a multiple of the target's step,
+  and what is left is tested again, so that the guarantee holds for the network as deployed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import gcd
 from typing import Protocol
 
 import numpy as np
 
+from edgeprune.causal.schedule import Schedule
 from edgeprune.causal.verdict import Doubles, Judge
 from edgeprune.records import ChannelGroup, Finding, Step
 
 MIN_SHARD = 32
 """Images that one evaluation runs together at least."""
+
+KNOWN = "known from the test of more units at once"
 
 Removed = Mapping[str, tuple[int, ...]]
 
@@ -65,12 +68,12 @@ class Walker:
 
     Attributes:
         network: The replay.
-        scores: Scores σ* of one shard's images with units of a group taken out as well (none: current network).
+        scores: Scores σ* of one shard's images, with units of a group taken out as well.
         judge: Judges scores against the dense network's.
         order: Units of a group in the order of testing (ascending magnitude).
         within: Whether a set of removed units is still within the limits on size (`--max-param-ratio`).
         accepts: Whether the current network keeps the accuracy limit; asked after each group.
-        on_step: Called after each intervention with the step, and the units settled so far.
+        on_step: Called after each intervention with the step, and the units settled so far: it never falls.
     """
 
     network: Network
@@ -130,70 +133,76 @@ class _Run:
 
     def visit(self, group: ChannelGroup) -> bool:
         """Test every unit of a group; False when the limit on size ends the walk here."""
-        order = list(self.walker.order(group))
+        schedule = Schedule(list(self.walker.order(group)), self.walker.rules.group_test)
         taken: list[int] = []
-        place, size, within = 0, 1, True
-        while place < len(order) and len(taken) < group.units - 1:
-            units = order[place : place + min(size, group.units - 1 - len(taken))]
-            if not self._within(group, units):
-                if len(units) > 1:
-                    size = len(units) // 2
-                    continue
-                within = False
-                break
-            step = self._intervene(group, units, place + len(units))
-            if step.removed:
-                self.walker.network.remove_(group, units)
-                taken += units
-                size = min(2 * len(units), self.walker.rules.group_test)
+        tested = {0}
+        within = True
+        while units := schedule.units(group.units - 1 - len(taken)):
+            within = self._within(group, units)
+            if within:
+                step = self._intervene(group, units, done=schedule.place, known=schedule.known)
+                schedule.record_(step)
+                if step.removed:
+                    self.walker.network.remove_(group, units)
+                    taken += units
+                    tested.add(len(taken))
             elif len(units) > 1:
-                size = len(units) // 2
-                continue
-            place += len(units)
-        self._settle(group, taken)
+                schedule.shrink_(len(units) // 2)
+            else:
+                break
+        self._settle(group, taken, tested)
         return within
 
     def _within(self, group: ChannelGroup, units: Sequence[int]) -> bool:
         removed = self.walker.network.removed
         return self.walker.within({**removed, group.name: (*removed.get(group.name, ()), *units)})
 
-    def _settle(self, group: ChannelGroup, taken: list[int]) -> None:
-        """Give units back until the width is aligned, the network still not critical and accurate enough."""
+    def _settle(self, group: ChannelGroup, taken: list[int], tested: set[int]) -> None:
+        """Give units back until the width is aligned, the network still not critical and accurate enough.
+
+        Args:
+            taken: Units removed, in order; those removed last, the most valuable, return first.
+            tested: How many units were removed when the network was found not critical.
+        """
         step = aligned_step(group, self.walker.rules.align)
         surplus = _surplus(group.units, len(taken), step)
         while taken:
-            if surplus:
-                self._give_back(group, taken, surplus)
-            if not taken or (self._still_fine(group, surplus) and self.walker.accepts()):
+            left = len(taken) - surplus
+            self.walker.network.restore_(group, taken[left:])
+            del taken[left:]
+            fine = left in tested or self._still_fine(group, surplus)
+            if not taken or (fine and self.walker.accepts()):
                 return
-            surplus = max(step, (len(taken) // (2 * step)) * step)
-            surplus = min(surplus, len(taken)) if len(taken) > step else len(taken)
-
-    def _give_back(self, group: ChannelGroup, taken: list[int], count: int) -> None:
-        """The units removed last, the most valuable, return."""
-        self.walker.network.restore_(group, taken[-count:])
-        del taken[-count:]
+            surplus = _half(len(taken), step)
 
     def _still_fine(self, group: ChannelGroup, surplus: int) -> bool:
-        if not surplus:
-            return True
         note = f"{surplus} units given back to align the width or keep the accuracy"
-        return self._intervene(group, (), group.units, note=note).removed
+        return self._intervene(group, (), done=group.units, note=note).removed
 
-    def _intervene(self, group: ChannelGroup, units: Sequence[int], done: int, *, note: str = "") -> Step:
+    def _intervene(
+        self,
+        group: ChannelGroup,
+        units: Sequence[int],
+        *,
+        done: int,
+        known: Step | None = None,
+        note: str = "",
+    ) -> Step:
         step = next(self.recorded, None)
+        if step is None and known is not None:
+            step = replace(known, units=tuple(units), evaluated=0, note=KNOWN)
         if step is None:
             step = self._evaluate(group, units, note)
         assert (step.group, step.units) == (group.name, tuple(units)), "the journal is of another walk"
-        if not step.removed:
-            self._put_first(step.worst_class)
+        self._put_first(step.worst_class)
         self.steps.append(step)
-        self.walker.on_step(step, self.settled + done)
+        settles = step.removed or len(units) == 1
+        self.walker.on_step(step, self.settled + done + (len(units) if settles else 0))
         return step
 
     def _evaluate(self, group: ChannelGroup, units: Sequence[int], note: str) -> Step:
         judge = self.walker.judge
-        z = np.full(len(judge.classes), np.inf)
+        z = np.full(len(judge.classes), np.nan)
         effects, evaluated = 0.0, 0
         for shard in self.priority:
             scores = self.walker.scores(shard, group, units)
@@ -202,25 +211,23 @@ class _Run:
             evaluated += len(images)
             for number in shard.classes:
                 z[number] = judge.z(number, scores[judge.classes[number].images - shard.images.start])
-            z[np.isnan(z)] = -np.inf
-            if self.walker.rules.early_exit and judge.finding(np.minimum(z, 0)) is Finding.CRITICAL:
+            if self.walker.rules.early_exit and judge.finding(z) is Finding.CRITICAL:
                 break
-        seen = np.where(np.isposinf(z), 0.0, z) if evaluated < len(judge.dense) else z
-        finding = judge.finding(seen)
+        finding = judge.finding(z)
         return Step(
             group=group.name,
             units=tuple(units),
             finding=finding,
             removed=finding is not Finding.CRITICAL,
             effect=effects / evaluated,
-            worst_z=float(seen.min()),
-            worst_class=int(seen.argmin()),
+            worst_z=float(np.nanmin(z)),
+            worst_class=int(np.nanargmin(z)),
             evaluated=evaluated,
             note=note,
         )
 
     def _put_first(self, number: int) -> None:
-        """The class that refused last is asked first next time."""
+        """The class that came out worst is asked first next time."""
         first = next(shard for shard in self.priority if number in shard.classes)
         self.priority.remove(first)
         self.priority.insert(0, first)
@@ -233,6 +240,11 @@ def aligned_step(group: ChannelGroup, align: int) -> int:
 
 
 def _surplus(units: int, taken: int, step: int) -> int:
-    """How many of the units taken must return so that the width left is a multiple of `step` (or all of it)."""
+    """How many of the units taken must return for a width of whole steps: all where none is that narrow."""
     kept = -(-(units - taken) // step) * step
     return taken if kept >= units else kept - (units - taken)
+
+
+def _half(taken: int, step: int) -> int:
+    """About half of the units taken, in whole steps; all of them where they are no more than one step."""
+    return taken if taken <= step else max(step, taken // (2 * step) * step)

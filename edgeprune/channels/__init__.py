@@ -1,14 +1,27 @@
 """Channels: module -> channel groups, by ties over `torch.export`.
 
-    trace.py    module -> traced graph of ATen ops
-    ties.py     identities of channels, and what is tied to what
-    rules.py    the table: op -> rule; the rules live in layers.py, products.py and shapes.py (reading.py helps them)
-    groups.py   ties -> channel groups, frozen axes with reasons
-    cut.py      groups + units -> the graph masked or cut, and what it costs
+trace.py    module -> traced graph of ATen ops
+ties.py     identities of channels, and what is tied to what
+rules.py    the table: op -> rule; rules live in layers.py, products.py, shapes.py (reading.py helps them)
+groups.py   ties -> channel groups, frozen axes with reasons
+cut.py      groups + units -> the graph masked or cut (repairs.py corrects its shape constants)
+costs.py    groups + units -> parameters and multiply-adds
 """
 
-from edgeprune.channels.cut import Costs, cut, kept_indices, masked, sliced
-from edgeprune.channels.groups import Coupling, couple
+from edgeprune.channels.costs import Costs
+from edgeprune.channels.cut import cut, kept_indices, masked, sliced
+from edgeprune.channels.groups import Coupling, couple, why_nothing
 from edgeprune.channels.trace import Traced, trace
 
-__all__ = ["Costs", "Coupling", "Traced", "couple", "cut", "kept_indices", "masked", "sliced", "trace"]
+__all__ = [
+    "Costs",
+    "Coupling",
+    "Traced",
+    "couple",
+    "cut",
+    "kept_indices",
+    "masked",
+    "sliced",
+    "trace",
+    "why_nothing",
+]

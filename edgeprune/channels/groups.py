@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from torch import fx
 
 from edgeprune.channels.reading import Op, Rule
 from edgeprune.channels.rules import couple_node
-from edgeprune.channels.ties import Factor, Frozen, Ties, shape_of
-from edgeprune.channels.trace import Traced, parameter
+from edgeprune.channels.ties import Ties
+from edgeprune.channels.trace import Traced
 from edgeprune.records import ChannelGroup, FrozenAxis, Ints, Slot
 
 LAST_UNIT = "the only unit of its kind"
-GRID_ROUNDS = 8
+
+Removed = Mapping[str, tuple[int, ...]]
+"""Group name -> the units that go."""
+Reasons = dict[int, tuple[str, str]]
+"""Component -> why it is frozen, and where."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +37,7 @@ class Coupling:
     frozen: tuple[FrozenAxis, ...]
     unknown_ops: dict[str, int]
 
-    def kept(self, removed: Mapping[str, tuple[int, ...]]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def kept(self, removed: Removed) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Per identity, whether it stays when these units are removed."""
         gone = np.zeros(int(self.component.max(initial=-1)) + 1, dtype=bool)
         for group, units in removed.items():
@@ -59,22 +62,30 @@ def couple(traced: Traced, *, rules: Mapping[Op, Rule] | None = None) -> Couplin
             ties.freeze_all(node, f"no rule for {node.target}")
     component = _solve(ties)
     reasons = _reasons(ties, component)
-    groups, members, leftover = _groups(ties, component, reasons)
-    reasons.update(dict.fromkeys(leftover, (LAST_UNIT, "")))
+    groups, members, alone = _groups(ties, component, reasons)
+    reasons.update(dict.fromkeys(alone, (LAST_UNIT, "")))
     return Coupling(ties, component, groups, members, _frozen_axes(ties, component, reasons), ties.unknown)
+
+
+def why_nothing(coupling: Coupling) -> str:
+    """Why channels are frozen, the most frequent reason first, and the ops without a rule."""
+    counts: Counter[str] = Counter()
+    for axis in coupling.frozen:
+        counts[axis.reason] += axis.indices
+    reasons = [f"{reason} ({count} channels)" for reason, count in counts.most_common()]
+    ops = [f"{op} has no coupling rule ({count} times)" for op, count in coupling.unknown_ops.items()]
+    return "; ".join([*reasons, *ops]) or "it has no layers with channels"
 
 
 def _solve(ties: Ties) -> Ints:
     """Connected components; joint factors are tied until what is kept of them is a rectangle."""
-    component = _components(ties)
-    for _ in range(GRID_ROUNDS):
+    while True:
+        component = _components(ties)
         before = len(ties.edges)
         for ids in ties.grids.values():
             _make_rectangular(ties, component[ids], ids)
         if len(ties.edges) == before:
-            break
-        component = _components(ties)
-    return component
+            return component
 
 
 def _components(ties: Ties) -> Ints:
@@ -89,96 +100,118 @@ def _components(ties: Ties) -> Ints:
 def _make_rectangular(ties: Ties, roots: Ints, ids: Ints) -> None:
     """Cut a joint factor along one axis only: the one that leaves most to choose from."""
     varying = [d for d in range(roots.ndim) if (roots != np.take(roots, [0], axis=d)).any()]
-    if len(varying) < 2:
-        return
-    best = max(varying, key=lambda d: roots.shape[d])
-    ties.tie_along(ids, [d for d in range(roots.ndim) if d != best])
+    if len(varying) > 1:
+        best = max(varying, key=lambda d: roots.shape[d])
+        ties.tie_along(ids, [d for d in range(roots.ndim) if d != best])
 
 
-def _reasons(ties: Ties, component: Ints) -> dict[int, tuple[str, str]]:
+def _reasons(ties: Ties, component: Ints) -> Reasons:
     """Frozen component -> the first reason given."""
-    reasons: dict[int, tuple[str, str]] = {}
+    reasons: Reasons = {}
     for frozen in ties.frozen:
-        for root in np.unique(component[frozen.ids]):
-            reasons.setdefault(int(root), (frozen.reason, frozen.detail))
+        for root in np.unique(component[frozen.ids]).tolist():
+            reasons.setdefault(root, (frozen.reason, frozen.detail))
     return reasons
 
 
-def _groups(
-    ties: Ties, component: Ints, reasons: Mapping[int, tuple[str, str]]
-) -> tuple[tuple[ChannelGroup, ...], dict[str, Ints], list[int]]:
-    """Free components with the same slots form a group; those that fill an axis alone are given back."""
-    table = _slot_table(ties, component, reasons)
-    by_signature: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    pieces = _segment_tags(ties, component)
-    for root, slots in table.items():
-        signature = tuple((key, len(indices)) for key, indices in slots.items())
-        by_signature[(*signature, *pieces.get(root, ()))].append(root)
-    groups, members, leftover = [], {}, []
-    names: dict[str, int] = {}
-    for roots in by_signature.values():
-        if len(roots) < 2:
-            leftover += roots
-            continue
-        if not any(key in ties.consumers for key in table[roots[0]]):
-            continue  # nothing sums over it (an index table, a position code): not channels
-        group = _group(ties, table, roots, names)
-        groups.append(group)
-        members[group.name] = np.array(roots, dtype=np.int64)
-    return tuple(groups), members, leftover
+@dataclass(frozen=True, slots=True, eq=False)
+class _Units:
+    """The free components, in the order in which parameters name them, and the parameter entries of each.
+
+    Unit u owns entries `starts[u]` up to `starts[u + 1]`: `indices` of the axes whose number is in `axes`.
+    """
+
+    roots: Ints
+    starts: Ints
+    axes: Ints
+    indices: Ints
 
 
-def _slot_table(
-    ties: Ties, component: Ints, reasons: Mapping[int, tuple[str, str]]
-) -> dict[int, dict[tuple[str, int], list[int]]]:
-    """Free component -> parameter axis -> its indices there, in the order of the graph."""
+def _free_units(ties: Ties, component: Ints, reasons: Reasons) -> _Units:
     frozen = np.zeros(int(component.max(initial=-1)) + 1, dtype=bool)
     frozen[list(reasons)] = True
-    table: dict[int, dict[tuple[str, int], list[int]]] = defaultdict(dict)
-    for key, ids in ties.axes.items():
-        roots = component[ids]
-        for index in np.flatnonzero(~frozen[roots]):
-            table[int(roots[index])].setdefault(key, []).append(int(index))
-    return table
+    named = list(ties.axes.values())
+    none = np.zeros(0, np.int64)
+    roots = component[np.concatenate([none, *named])]
+    axes = np.repeat(np.arange(len(named)), [len(ids) for ids in named])
+    indices = np.concatenate([none, *(np.arange(len(ids)) for ids in named)])
+    free = ~frozen[roots]
+    roots, axes, indices = roots[free], axes[free], indices[free]
+    distinct, first, inverse = np.unique(roots, return_index=True, return_inverse=True)
+    unit = np.argsort(np.argsort(first))[inverse]
+    order = np.argsort(unit, kind="stable")
+    starts = np.searchsorted(unit[order], np.arange(len(distinct) + 1))
+    return _Units(distinct[np.argsort(first)], starts, axes[order], indices[order])
 
 
-def _segment_tags(ties: Ties, component: Ints) -> dict[int, tuple[int, ...]]:
-    """Component -> the pieces of splits that it lies in: a group never spans two pieces."""
-    tags: dict[int, tuple[int, ...]] = defaultdict(tuple)
+def _groups(
+    ties: Ties, component: Ints, reasons: Reasons
+) -> tuple[tuple[ChannelGroup, ...], dict[str, Ints], list[int]]:
+    """Units with entries in the same axes form a group; one that is alone in its kind has to stay."""
+    units = _free_units(ties, component, reasons)
+    pieces = _pieces(ties, component)
+    kinds: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for unit, root in enumerate(units.roots.tolist()):
+        entries = units.axes[units.starts[unit] : units.starts[unit + 1]]
+        kinds[(entries.tobytes(), *pieces.get(root, ()))].append(unit)
+    groups: dict[str, ChannelGroup] = {}
+    members, alone = {}, []
+    for kind in kinds.values():
+        slots = _slots(ties, units, np.array(kind))
+        if len(kind) == 1:
+            alone.append(int(units.roots[kind[0]]))
+        elif any(slot.consumer for slot in slots):  # else nothing sums over it (an index table): no channels
+            name = _name(ties, slots, groups)
+            groups[name] = ChannelGroup(name=name, units=len(kind), slots=slots)
+            members[name] = units.roots[kind]
+    return tuple(groups.values()), members, alone
+
+
+def _pieces(ties: Ties, component: Ints) -> dict[int, tuple[int, ...]]:
+    """Component -> the pieces of splits that it lies in: a group never spans two, so that none goes empty."""
+    pieces: dict[int, tuple[int, ...]] = defaultdict(tuple)
     for number, ids in enumerate(ties.segments):
-        for root in np.unique(component[ids]):
-            tags[int(root)] += (number,)
-    return tags
+        for root in np.unique(component[ids]).tolist():
+            pieces[root] += (number,)
+    return pieces
 
 
-def _group(
-    ties: Ties, table: Mapping[int, dict[tuple[str, int], list[int]]], roots: list[int], names: dict[str, int]
-) -> ChannelGroup:
-    slots = tuple(
+def _slots(ties: Ties, units: _Units, kind: Ints) -> tuple[Slot, ...]:
+    first, stop = units.starts[kind[0]], units.starts[kind[0] + 1]
+    axes = units.axes[first:stop]
+    indices = units.indices[units.starts[kind][:, None] + np.arange(stop - first)]
+    names = list(ties.axes)
+    return tuple(
         Slot(
-            parameter=name,
-            axis=axis,
-            indices=np.array([table[root][name, axis] for root in roots], dtype=np.int64),
-            consumer=(name, axis) in ties.consumers,
+            parameter=names[axis][0],
+            axis=names[axis][1],
+            indices=indices[:, axes == axis],
+            consumer=names[axis] in ties.consumers,
         )
-        for name, axis in table[roots[0]]
+        for axis in np.unique(axes).tolist()
     )
-    producers = [s for s in slots if not s.consumer] or list(slots)
-    weights = [s for s in producers if s.parameter in ties.positions] or producers
-    name = weights[0].parameter
-    names[name] = names.get(name, 0) + 1
-    unique = name if names[name] == 1 else f"{name}#{names[name]}"
-    return ChannelGroup(name=unique, units=len(roots), slots=slots)
 
 
-def _frozen_axes(ties: Ties, component: Ints, reasons: Mapping[int, tuple[str, str]]) -> tuple[FrozenAxis, ...]:
+def _name(ties: Ties, slots: Sequence[Slot], taken: Collection[str]) -> str:
+    """The first weight that produces the units, numbered where several groups share it."""
+    producers = [slot for slot in slots if not slot.consumer] or list(slots)
+    weights = [slot for slot in producers if slot.parameter in ties.positions] or producers
+    name, number = weights[0].parameter, 1
+    while (unique := name if number == 1 else f"{name}#{number}") in taken:
+        number += 1
+    return unique
+
+
+def _frozen_axes(ties: Ties, component: Ints, reasons: Reasons) -> tuple[FrozenAxis, ...]:
     """Axes of layer weights of which some indices are frozen, with the reason given most often."""
     result = []
     for (name, axis), ids in ties.axes.items():
         if name not in ties.positions or axis > 1:
             continue
-        found = [reasons[int(root)] for root in component[ids] if int(root) in reasons]
+        found = Counter(reasons[root] for root in component[ids].tolist() if root in reasons)
         if found:
-            reason, detail = max(set(found), key=found.count)
-            result.append(FrozenAxis(parameter=name, axis=axis, indices=len(found), reason=reason, detail=detail))
+            (reason, detail), _ = found.most_common(1)[0]
+            result.append(
+                FrozenAxis(parameter=name, axis=axis, indices=found.total(), reason=reason, detail=detail)
+            )
     return tuple(result)

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import math
+from collections.abc import Collection, Hashable, Mapping, Sequence
 
-import numpy as np
 from torch import fx
 
-from edgeprune.channels.reading import bind, broadcast, is_tensor, unlabelled, tie_or_freeze
-from edgeprune.channels.ties import Factor, Operand, Ties, reshape, shape_of
+from edgeprune.channels.reading import bind, broadcast, first_along, is_tensor, tie_or_freeze, unlabelled
+from edgeprune.channels.ties import Factor, Operand, Ties, shape_of
 from edgeprune.records import Ints
+
+Term = tuple[fx.Node, Sequence[Hashable]]
+"""A tensor of a product, and the label of each of its axes."""
 
 
 def pointwise(node: fx.Node, ties: Ties) -> None:
     """Operands are broadcast against each other; what meets is tied."""
     rank = len(shape_of(node))
     operands = [broadcast(ties, n, node, rank) for n in node.all_input_nodes if is_tensor(n)]
-    ties.set(node, unlabelled(ties.merge(operands, node.name)))
+    ties.carry(node, unlabelled(ties.merge(operands, node.name)))
 
 
 def prelu(node: fx.Node, ties: Ties) -> None:
     """One slope per channel (axis 1), or one for all."""
     a = bind(node)
     if shape_of(a.weight) == (1,):
-        ties.set(node, ties.factors(a.self))
+        ties.carry(node, ties.factors(a.self))
         return
     tie_or_freeze(ties, ties.axis(a.self, 1), ties.weight_axis(a.weight, 0), node)
-    ties.set(node, ties.factors(a.self))
+    ties.carry(node, ties.factors(a.self))
 
 
 def matmul(node: fx.Node, ties: Ties) -> None:
     a = bind(node)
     other = getattr(a, "other", None) or a.mat2
     rank = max(len(shape_of(a.self)), len(shape_of(other)))
-    if min(len(shape_of(a.self)), len(shape_of(other))) < 2:
+    if 1 in (len(shape_of(a.self)), len(shape_of(other))):
         ties.freeze_all(node, "product with a vector")
         return
     left = [*range(rank - len(shape_of(a.self)), rank - 1), "k"]
@@ -49,35 +52,38 @@ def einsum(node: fx.Node, ties: Ties) -> None:
         return
     inputs, output = equation.split("->")
     labels = [list(part) for part in inputs.split(",")]
+    if any(len(set(part)) < len(part) for part in labels):
+        ties.freeze_all(node, "an einsum along a diagonal")
+        return
     contract(node, ties, list(zip(a.tensors, labels, strict=True)), list(output))
 
 
-def contract(
-    node: fx.Node, ties: Ties, terms: Sequence[tuple[fx.Node, Sequence[Hashable]]], out: Sequence[Hashable]
-) -> None:
+def contract(node: fx.Node, ties: Ties, terms: Sequence[Term], out: Sequence[Hashable]) -> None:
     """A product of tensors summed over the labels that `out` lacks.
 
     An attention score sums over the width of a head: heads are cut whole, so the width is tied.
     """
     summed = {label for _, labels in terms for label in labels} - set(out)
     sizes = dict(zip(out, shape_of(node), strict=True))
-    operands = [_without(ties, node, value, labels, summed, sizes) for value, labels in terms]
-    for label in summed:
+    operands = [_without(ties, node, term, summed, sizes) for term in terms]
+    for label in sorted(summed, key=str):
         _contract_label(ties, node, terms, label)
+    for value, labels in terms:
+        ties.multiplies(value, math.prod(float(sizes[label]) for label in out[1:] if label not in labels))
     position = {label: dim for dim, label in enumerate(out)}
     merged = ties.merge(operands, node.name)
-    ties.set(node, [Factor(tuple(position[name] for name in labels), ids) for labels, ids in merged])
+    ties.carry(node, [Factor(tuple(position[name] for name in labels), ids) for labels, ids in merged])
 
 
 def _without(
     ties: Ties,
     node: fx.Node,
-    value: fx.Node,
-    labels: Sequence[Hashable],
-    summed: set[Hashable],
+    term: Term,
+    summed: Collection[Hashable],
     sizes: Mapping[Hashable, int],
 ) -> Operand:
     """An operand of a contraction as it meets the others, joint factors tied over the summed axes."""
+    value, labels = term
     shape = shape_of(value)
     spans = [lab for d, lab in enumerate(labels) if lab not in summed and shape[d] == sizes[lab]]
     factors = []
@@ -93,24 +99,20 @@ def _without(
             continue
         ties.tie_along(factor.ids, gone)
         kept = tuple(name for name in names if name not in summed)
-        ids = factor.ids
-        for axis in reversed(gone):
-            ids = np.take(ids, 0, axis=axis)
-        factors.append((kept, ids))
+        factors.append((kept, first_along(factor.ids, gone)))
     return Operand(frozenset(spans), tuple(factors))
 
 
-def _contract_label(
-    ties: Ties, node: fx.Node, terms: Sequence[tuple[fx.Node, Sequence[Hashable]]], label: Hashable
-) -> None:
-    found, weights, solid = [], 0, False
+def _contract_label(ties: Ties, node: fx.Node, terms: Sequence[Term], label: Hashable) -> None:
+    found: list[Ints] = []
+    weights, solid = 0, False
     for value, labels in terms:
         if label not in labels:
             continue
         dim = list(labels).index(label)
-        single = [f.ids for f in ties.factors(value) if f.dims == (dim,)]
-        found += single
-        solid |= not any(dim in f.dims for f in ties.factors(value))
+        alone = [f.ids for f in ties.factors(value) if f.dims == (dim,)]
+        found += alone
+        solid |= not alone  # without identities of its own, or joint with other axes
         if value.op == "get_attr":
             weights += 1
             ties.consumers.add((str(value.target), dim))
@@ -126,19 +128,23 @@ def attention(node: fx.Node, ties: Ties) -> None:
     a = bind(node)
     rank = len(shape_of(node))
     heads = list(range(rank - 2))
-    terms = [(a.query, [*heads, "l", "d"]), (a.key, [*heads, "s", "d"]), (a.value, [*heads, "s", rank - 1])]
+    terms: list[Term] = [
+        (a.query, [*heads, "l", "d"]),
+        (a.key, [*heads, "s", "d"]),
+        (a.value, [*heads, "s", rank - 1]),
+    ]
     operands = []
-    sizes = {**{dim: shape_of(node)[dim] for dim in range(rank)}}
+    sizes: dict[Hashable, int] = dict(enumerate(shape_of(node)))
     for value, labels in terms:
         for factor in ties.factors(value):
             if any(labels[d] in ("l", "s") for d in factor.dims):
                 ties.freeze(factor.ids, "a token axis", node.name)
-        operands.append(_without(ties, node, value, labels, {"l", "s", "d"}, sizes))
+        operands.append(_without(ties, node, (value, labels), {"l", "s", "d"}, sizes))
     _contract_label(ties, node, terms[:2], "d")
     if a.attn_mask is not None:
         operands.append(broadcast(ties, a.attn_mask, node, rank, skip={rank - 2, rank - 1}))
     merged = ties.merge(operands, node.name)
-    for labels, ids in merged:
-        if rank - 1 in labels and len(labels) > 1:
-            ties.tie_along(ids, [labels.index(rank - 1)])
-    ties.set(node, unlabelled(merged))
+    for names, ids in merged:
+        if rank - 1 in names and len(names) > 1:
+            ties.tie_along(ids, [names.index(rank - 1)])
+    ties.carry(node, unlabelled(merged))

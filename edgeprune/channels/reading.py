@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,7 +33,9 @@ def is_tensor(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), torch.Tensor)
 
 
-def broadcast(ties: Ties, value: fx.Node, node: fx.Node, rank: int, skip: frozenset[int] | set[int] = frozenset()) -> Operand:
+def broadcast(
+    ties: Ties, value: fx.Node, node: fx.Node, rank: int, skip: frozenset[int] | set[int] = frozenset()
+) -> Operand:
     shape, out = shape_of(value), shape_of(node)
     offset = rank - len(shape)
     spans = {d + offset for d, size in enumerate(shape) if size == out[d + offset]} - skip
@@ -53,21 +55,41 @@ def unlabelled(merged: Sequence[tuple[tuple[Hashable, ...], Ints]]) -> list[Fact
 
 
 def without_axes(
-    ties: Ties,
-    node: fx.Node,
-    factors: Sequence[Factor],
-    gone: set[int],
-    reason: str,
-    moves: Mapping[int, int] | None = None,
+    ties: Ties, node: fx.Node, source: fx.Node, gone: Collection[int], reason: str
 ) -> list[Factor]:
-    """Freeze what lies on `gone` axes, carry the rest (to the axes that `moves` names)."""
+    """Factors of a tensor for an op that lets nothing be removed along `gone` axes.
+
+    A joint factor keeps its other axes: of (heads, width), heads can still be removed whole.
+    """
     kept = []
-    for factor in factors:
-        if set(factor.dims) & gone:
+    for factor in ties.factors(source):
+        inside = [place for place, d in enumerate(factor.dims) if d in gone]
+        if len(inside) == len(factor.dims):
             ties.freeze(factor.ids, reason, node.name)
-        else:
-            kept.append(Factor(tuple((moves or {}).get(d, d) for d in factor.dims), factor.ids))
+            continue
+        ties.tie_along(factor.ids, inside)
+        dims = tuple(d for d in factor.dims if d not in gone)
+        kept.append(Factor(dims, first_along(factor.ids, inside)))
     return kept
+
+
+def renumbered(factors: Sequence[Factor], left: Sequence[int]) -> list[Factor]:
+    """Factors over the axes that are left, in this order."""
+    return [Factor(tuple(left.index(d) for d in factor.dims), factor.ids) for factor in factors]
+
+
+def channels_only(ties: Ties, node: fx.Node, source: fx.Node) -> Ints | None:
+    """Identities along axis 1 of a tensor (N, C, ...); the op mixes the others, which stay as they are."""
+    ids = ties.axis(source, 1)
+    for factor in ties.factors(source):
+        if 1 not in factor.dims:
+            ties.freeze(factor.ids, "a spatial axis", node.name)
+    return ids
+
+
+def first_along(ids: Ints, axes: Sequence[int]) -> Ints:
+    """`ids` without these axes: their first entry stands for all."""
+    return ids[tuple(0 if axis in axes else slice(None) for axis in range(ids.ndim))]
 
 
 def tie_or_freeze(ties: Ties, ids: Ints | None, own: Ints, node: fx.Node) -> None:

@@ -1,7 +1,8 @@
 """The table: what each op says about coupling.
 
-A rule states what is tied, frozen or new, and decides nothing else. An op without a rule freezes all its operands
-and is counted in `Ties.unknown`. Pointwise ops are known by PyTorch's own tag.
+A rule states what is tied, frozen or new, and decides nothing else. An op without a rule freezes all its
+operands and is counted in `Ties.unknown`. Pointwise ops are known by PyTorch's own tag. The table names ops
+as `torch.export` leaves them; those that it always decomposes (reshape, dropout) are not here.
 """
 
 from __future__ import annotations
@@ -33,33 +34,41 @@ def couple_node(node: fx.Node, ties: Ties, extra: Mapping[Op, Rule]) -> None:
 
 
 RULES: dict[Op, Rule] = {
+    # layers
     **dict.fromkeys([aten.conv1d.default, aten.conv2d.default, aten.conv3d.default], layers.convolution),
     **dict.fromkeys([aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding], layers.convolution),
+    aten.conv_transpose1d.default: layers.transposed_convolution,
     **dict.fromkeys(
-        [aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input], layers.transposed_convolution
+        [aten.conv_transpose2d.input, aten.conv_transpose3d.input], layers.transposed_convolution
     ),
     aten.linear.default: layers.linear,
     aten.embedding.default: layers.embedding,
     aten._native_batch_norm_legit_no_training.default: layers.batch_norm,
-    aten.layer_norm.default: layers.layer_norm,
+    aten.instance_norm.default: layers.instance_norm,
     aten.group_norm.default: layers.group_norm,
+    **dict.fromkeys([aten.layer_norm.default, aten.rms_norm.default], layers.layer_norm),
     **dict.fromkeys([aten.softmax.int, aten._softmax.default, aten.log_softmax.int], layers.softmax),
+    # elementwise and products
+    **dict.fromkeys([aten.hardswish.default, aten.hardsigmoid.default], products.pointwise),
+    **dict.fromkeys([aten.fill.Scalar, aten.zero.default, aten.copy.default], products.pointwise),
+    aten.prelu.default: products.prelu,
     **dict.fromkeys([aten.matmul.default, aten.bmm.default, aten.mm.default], products.matmul),
     aten.einsum.default: products.einsum,
     aten.scaled_dot_product_attention.default: products.attention,
-    aten.prelu.default: products.prelu,
-    **dict.fromkeys([aten.view.default, aten._unsafe_view.default, aten.reshape.default], shapes.view),
+    # shapes
+    **dict.fromkeys([aten.clone.default, aten.alias.default, aten.detach.default], shapes.same),
+    **dict.fromkeys([aten._to_copy.default, aten.zeros_like.default], shapes.same),
+    **dict.fromkeys([aten.ones_like.default, aten.full_like.default], shapes.same),
+    **dict.fromkeys([aten.new_zeros.default, aten.new_ones.default, aten.new_full.default], shapes.ignore),
+    **dict.fromkeys([aten.view.default, aten._unsafe_view.default], shapes.view),
     aten.expand.default: shapes.expand,
+    aten.repeat.default: shapes.repeat,
     aten.permute.default: shapes.permute,
     **dict.fromkeys([aten.transpose.int, aten.t.default], shapes.transpose),
     aten.unsqueeze.default: shapes.unsqueeze,
     **dict.fromkeys([aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims], shapes.squeeze),
     aten.flip.default: shapes.flip,
     aten.roll.default: shapes.roll,
-    **dict.fromkeys(
-        [aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default, aten.max.dim, aten.min.dim], shapes.reduce
-    ),
-    **dict.fromkeys([aten.mean.default, aten.sum.default, aten.linalg_vector_norm.default, aten.var.correction], shapes.reduce),
     aten.cat.default: shapes.concat,
     aten.stack.default: shapes.stack,
     **dict.fromkeys([aten.split.Tensor, aten.split_with_sizes.default], shapes.split),
@@ -73,16 +82,20 @@ RULES: dict[Op, Rule] = {
     aten.pixel_shuffle.default: shapes.pixel_shuffle,
     aten.pixel_unshuffle.default: shapes.pixel_unshuffle,
     aten.channel_shuffle.default: shapes.channel_shuffle,
-    **dict.fromkeys([aten.clone.default, aten.alias.default, aten.contiguous.default, aten.dropout.default], shapes.same),
-    **dict.fromkeys([aten._to_copy.default, aten.detach.default, aten.lift_fresh_copy.default], shapes.same),
-    **dict.fromkeys([aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.max_pool2d.default], shapes.spatial),
-    **dict.fromkeys([aten.adaptive_avg_pool1d.default, aten.avg_pool1d.default, aten.max_pool1d.default], shapes.spatial),
-    **dict.fromkeys([aten.upsample_nearest2d.vec, aten.upsample_bilinear2d.vec, aten.upsample_bicubic2d.vec], shapes.spatial),
+    # pooling and reducing
+    **dict.fromkeys([aten.avg_pool1d.default, aten.avg_pool2d.default], shapes.spatial),
+    **dict.fromkeys([aten.max_pool1d.default, aten.max_pool2d.default], shapes.spatial),
+    **dict.fromkeys([aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default], shapes.spatial),
+    **dict.fromkeys(
+        [aten.adaptive_max_pool2d.default, aten.max_pool2d_with_indices.default], shapes.spatial_many
+    ),
+    **dict.fromkeys([aten.upsample_nearest2d.vec, aten.upsample_bilinear2d.vec], shapes.spatial),
+    aten.upsample_bicubic2d.vec: shapes.spatial,
     **dict.fromkeys([aten.reflection_pad2d.default, aten.replication_pad2d.default], shapes.spatial),
-    **dict.fromkeys([aten.adaptive_max_pool2d.default, aten.max_pool2d_with_indices.default], shapes.same_many),
-    **dict.fromkeys([aten.hardswish.default, aten.hardsigmoid.default, aten.fill.Scalar, aten.zero.default], products.pointwise),
-    **dict.fromkeys([aten.zeros_like.default, aten.ones_like.default, aten.full_like.default], shapes.same),
-    **dict.fromkeys([aten.new_zeros.default, aten.new_ones.default, aten.new_full.default], shapes.ignore),
+    **dict.fromkeys([aten.mean.dim, aten.sum.dim_IntList, aten.var.dim, aten.var.correction], shapes.reduce),
+    **dict.fromkeys([aten.amax.default, aten.amin.default, aten.max.dim, aten.min.dim], shapes.reduce),
+    **dict.fromkeys([aten.mean.default, aten.sum.default, aten.linalg_vector_norm.default], shapes.reduce),
+    # several outputs, sizes, checks
     operator.getitem: shapes.item,
-    aten.sym_size.int: shapes.ignore,
+    **dict.fromkeys([aten.sym_size.int, aten._assert_tensor_metadata.default], shapes.ignore),
 }

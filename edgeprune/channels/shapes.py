@@ -2,44 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from torch import fx
 
-from edgeprune.channels.reading import bind, broadcast, dim_of, unlabelled, without_axes
+from edgeprune.channels.reading import (
+    bind,
+    broadcast,
+    channels_only,
+    dim_of,
+    renumbered,
+    unlabelled,
+    without_axes,
+)
 from edgeprune.channels.ties import Factor, Operand, Ties, reshape, shape_of
 from edgeprune.records import Ints
 
 
 def same(node: fx.Node, ties: Ties) -> None:
     """The output has the input's axes."""
-    ties.set(node, ties.factors(node.all_input_nodes[0]))
-
-
-def same_many(node: fx.Node, ties: Ties) -> None:
-    """Several outputs, each with the input's axes."""
-    factors = ties.factors(node.all_input_nodes[0])
-    ties.set_many(node, [factors for _ in node.meta["val"]])
+    ties.carry(node, ties.factors(node.all_input_nodes[0]))
 
 
 def spatial(node: fx.Node, ties: Ties) -> None:
-    """Pooling and resizing: channels stay, the last axes are mixed."""
+    """Pooling, padding and resizing: channels (axis 1) stay, the axes after them are mixed."""
+    ties.carry(node, _over_space(node, ties))
+
+
+def spatial_many(node: fx.Node, ties: Ties) -> None:
+    """The same with several outputs: the values, and where they were found."""
+    factors = _over_space(node, ties)
+    ties.carry_many(node, [factors for _ in node.meta["val"]])
+
+
+def _over_space(node: fx.Node, ties: Ties) -> list[Factor]:
     source = node.all_input_nodes[0]
-    kept = {d for d, (a, b) in enumerate(zip(shape_of(source), shape_of(node), strict=True)) if a == b}
-    mixed = {d for d in range(2, len(shape_of(source)))} | (set(range(len(shape_of(source)))) - kept)
-    ties.set(node, without_axes(ties, node, ties.factors(source), mixed, "a spatial axis"))
+    space = range(2, len(shape_of(source)))
+    return without_axes(ties, node, source, space, "a spatial axis")
 
 
 def view(node: fx.Node, ties: Ties) -> None:
     source = bind(node).self
-    ties.set(node, reshape(ties, ties.factors(source), shape_of(source), shape_of(node), node.name))
+    ties.carry(node, reshape(ties, ties.factors(source), shape_of(source), shape_of(node), node.name))
 
 
 def expand(node: fx.Node, ties: Ties) -> None:
     source = bind(node).self
     operand = broadcast(ties, source, node, len(shape_of(node)))
-    ties.set(node, unlabelled(operand.factors))
+    ties.carry(node, unlabelled(operand.factors))
 
 
 def permute(node: fx.Node, ties: Ties) -> None:
@@ -70,20 +81,39 @@ def squeeze(node: fx.Node, ties: Ties) -> None:
     wanted = range(len(shape)) if wanted is None else [wanted] if isinstance(wanted, int) else wanted
     gone = {d % len(shape) for d in wanted if shape[d] == 1}
     left = [d for d in range(len(shape)) if d not in gone]
-    ties.set(node, without_axes(ties, node, ties.factors(a.self), gone, "a single channel", {d: i for i, d in enumerate(left)}))
+    ties.carry(node, renumbered(without_axes(ties, node, a.self, gone, "a single channel"), left))
+
+
+def repeat(node: fx.Node, ties: Ties) -> None:
+    """Copies of the whole tensor side by side: a channel and its copies are one unit."""
+    a = bind(node)
+    rank = len(a.repeats)
+    added = rank - len(shape_of(a.self))
+    factors = []
+    for factor in ties.factors(a.self):
+        dims = tuple(d + added for d in factor.dims)
+        times = [a.repeats[d] for d in dims]
+        if all(isinstance(n, int) for n in times):
+            factors.append(Factor(dims, np.tile(factor.ids, times)))
+        else:
+            ties.freeze(factor.ids, "repeated as often as there are images", node.name)
+    ties.carry(node, factors)
 
 
 def flip(node: fx.Node, ties: Ties) -> None:
     a = bind(node)
     dims = {dim_of(d, a.self) for d in a.dims}
-    flipped = [Factor(f.dims, np.flip(f.ids, [i for i, d in enumerate(f.dims) if d in dims])) for f in ties.factors(a.self)]
-    ties.set(node, flipped)
+    flipped = [
+        Factor(f.dims, np.flip(f.ids, tuple(i for i, d in enumerate(f.dims) if d in dims)))
+        for f in ties.factors(a.self)
+    ]
+    ties.carry(node, flipped)
 
 
 def roll(node: fx.Node, ties: Ties) -> None:
     a = bind(node)
     dims = {dim_of(d, a.self) for d in a.dims} if a.dims else set(range(len(shape_of(a.self))))
-    ties.set(node, without_axes(ties, node, ties.factors(a.self), dims, "rolled along the axis"))
+    ties.carry(node, without_axes(ties, node, a.self, dims, "rolled along the axis"))
 
 
 def reduce(node: fx.Node, ties: Ties) -> None:
@@ -91,15 +121,17 @@ def reduce(node: fx.Node, ties: Ties) -> None:
     a = bind(node)
     rank = len(shape_of(a.self))
     wanted = getattr(a, "dim", None)
-    wanted = range(rank) if wanted is None or wanted == [] else [wanted] if isinstance(wanted, int) else wanted
+    wanted = (
+        range(rank) if wanted is None or wanted == [] else [wanted] if isinstance(wanted, int) else wanted
+    )
     gone = {d % rank for d in wanted}
     keep = bool(getattr(a, "keepdim", False))
     left = list(range(rank)) if keep else [d for d in range(rank) if d not in gone]
-    factors = without_axes(ties, node, ties.factors(a.self), gone, "reduced over channels", {d: i for i, d in enumerate(left)})
+    factors = renumbered(without_axes(ties, node, a.self, gone, "reduced over channels"), left)
     if isinstance(node.meta["val"], (tuple, list)):
-        ties.set_many(node, [factors for _ in node.meta["val"]])
+        ties.carry_many(node, [factors for _ in node.meta["val"]])
     else:
-        ties.set(node, factors)
+        ties.carry(node, factors)
 
 
 def concat(node: fx.Node, ties: Ties) -> None:
@@ -114,7 +146,7 @@ def concat(node: fx.Node, ties: Ties) -> None:
         rest = tuple((f.dims, f.ids) for f in ties.factors(part) if dim not in f.dims)
         other.append(Operand(labels, rest))
     merged = unlabelled(ties.merge(other, node.name))
-    ties.set(node, [Factor((dim,), np.concatenate(stretches)), *merged])
+    ties.carry(node, [Factor((dim,), np.concatenate(stretches)), *merged])
 
 
 def _stretch(ties: Ties, node: fx.Node, part: fx.Node, dim: int) -> Ints:
@@ -134,8 +166,10 @@ def stack(node: fx.Node, ties: Ties) -> None:
     for part in a.tensors:
         moved = {d: d + (d >= place) for d in range(rank - 1)}
         labels = frozenset(moved[d] for d, size in enumerate(shape_of(part)) if size > 1)
-        operands.append(Operand(labels, tuple((tuple(moved[d] for d in f.dims), f.ids) for f in ties.factors(part))))
-    ties.set(node, unlabelled(ties.merge(operands, node.name)))
+        operands.append(
+            Operand(labels, tuple((tuple(moved[d] for d in f.dims), f.ids) for f in ties.factors(part)))
+        )
+    ties.carry(node, unlabelled(ties.merge(operands, node.name)))
 
 
 def split(node: fx.Node, ties: Ties) -> None:
@@ -149,7 +183,7 @@ def split(node: fx.Node, ties: Ties) -> None:
         start += size
     for pieces in outputs:
         ties.segments += [f.ids for f in pieces if f.dims == (dim,)]
-    ties.set_many(node, outputs)
+    ties.carry_many(node, outputs)
 
 
 def narrow(node: fx.Node, ties: Ties) -> None:
@@ -160,13 +194,13 @@ def narrow(node: fx.Node, ties: Ties) -> None:
     touched = [f for f in ties.factors(a.self) if dim in f.dims]
     plain = all(v is None or isinstance(v, int) for v in (a.start, a.end))
     if touched and (a.step != 1 or not plain):
-        ties.set(node, without_axes(ties, node, ties.factors(a.self), {dim}, "every n-th channel is taken"))
+        ties.carry(node, without_axes(ties, node, a.self, {dim}, "every n-th channel is taken"))
         return
     stretch = slice(a.start, a.end).indices(size) if plain else (0, size, 1)
     factors = [_cut(ties, node, f, dim, slice(stretch[0], stretch[1])) for f in ties.factors(a.self)]
     if touched and stretch != (0, size, 1):
         ties.segments += [f.ids for f in factors if f.dims == (dim,)]
-    ties.set(node, factors)
+    ties.carry(node, factors)
 
 
 def slice_scatter(node: fx.Node, ties: Ties) -> None:
@@ -179,13 +213,15 @@ def slice_scatter(node: fx.Node, ties: Ties) -> None:
         ties.freeze_all(node, "every n-th channel is replaced")
         return
     stretch = slice(*slice(a.start, a.end).indices(shape_of(a.self)[dim])[:2])
-    whole = {f.dims: f for f in ties.factors(a.self)}
-    for factor in ties.factors(a.src):
-        if factor.dims in whole:
-            ties.tie(factor.ids, _cut(ties, node, whole[factor.dims], dim, stretch).ids)
-        else:
-            ties.freeze(factor.ids, "replaces a part that cannot be cut", node.name)
-    ties.set(node, list(whole.values()))
+    whole = {f.dims: f.ids for f in ties.factors(a.self)}
+    parts = {f.dims: f.ids for f in ties.factors(a.src)}
+    for dims in set(whole) & set(parts):
+        ties.tie(parts[dims], whole[dims][stretch] if dims == (dim,) else whole[dims])
+    for dims in set(whole) ^ set(parts):
+        ties.freeze(
+            whole[dims] if dims in whole else parts[dims], "partly replaced by what cannot be cut", node.name
+        )
+    ties.carry(node, ties.factors(a.self))
 
 
 def _cut(ties: Ties, node: fx.Node, factor: Factor, dim: int, stretch: slice) -> Factor:
@@ -200,19 +236,15 @@ def _cut(ties: Ties, node: fx.Node, factor: Factor, dim: int, stretch: slice) ->
 def select(node: fx.Node, ties: Ties) -> None:
     """x[:, i]: the axis goes; where it held channels they are frozen (the index is a constant)."""
     a = bind(node)
-    _taken(ties, node, a.self, dim_of(a.dim, a.self), [a.index])
+    index = a.index if isinstance(a.index, int) else 0
+    ties.carry(node, _picked(ties, node, a.self, dim_of(a.dim, a.self), index))
 
 
 def unbind(node: fx.Node, ties: Ties) -> None:
     a = bind(node)
     dim = dim_of(a.dim, a.self)
     outputs = [_picked(ties, node, a.self, dim, index) for index in range(shape_of(a.self)[dim])]
-    ties.set_many(node, outputs)
-
-
-def _taken(ties: Ties, node: fx.Node, source: fx.Node, dim: int, indices: Sequence[object]) -> None:
-    index = indices[0] if isinstance(indices[0], int) else 0
-    ties.set(node, _picked(ties, node, source, dim, index))
+    ties.carry_many(node, outputs)
 
 
 def _picked(ties: Ties, node: fx.Node, source: fx.Node, dim: int, index: int) -> list[Factor]:
@@ -244,11 +276,12 @@ def gather_rows(node: fx.Node, ties: Ties) -> None:
     added = len(shape_of(node)) - (len(shape_of(a.self)) - len(given))
     first = given[0][0]
     moves = {d: d if d < first else d - len(given) + added for d in range(len(shape_of(a.self)))}
-    ties.set(node, without_axes(ties, node, ties.factors(a.self), indexed, "looked up by index", moves))
+    kept = without_axes(ties, node, a.self, indexed, "looked up by index")
+    ties.carry(node, [Factor(tuple(moves[d] for d in f.dims), f.ids) for f in kept])
 
 
 def pad(node: fx.Node, ties: Ties) -> None:
-    """Zeros on a channel axis are channels of their own, with new identities; spatial padding changes nothing."""
+    """Zeros on a channel axis are channels of their own, with new identities; other axes carry none."""
     a = bind(node)
     rank = len(shape_of(a.self))
     amounts = {rank - 1 - i // 2: (a.pad[i], a.pad[i + 1]) for i in range(0, len(a.pad), 2)}
@@ -257,13 +290,17 @@ def pad(node: fx.Node, ties: Ties) -> None:
         padded = [d for d in factor.dims if amounts.get(d, (0, 0)) != (0, 0)]
         if not padded:
             factors.append(factor)
-        elif len(factor.dims) > 1 or getattr(a, "mode", "constant") != "constant" or min(amounts[padded[0]]) < 0:
+        elif (
+            len(factor.dims) > 1
+            or getattr(a, "mode", "constant") != "constant"
+            or min(amounts[padded[0]]) < 0
+        ):
             ties.freeze(factor.ids, "padded together with other axes", node.name)
         else:
             before, after = amounts[padded[0]]
             ids = np.concatenate([ties.fresh(before), factor.ids, ties.fresh(after)])
             factors.append(Factor(factor.dims, ids))
-    ties.set(node, factors)
+    ties.carry(node, factors)
 
 
 def glu(node: fx.Node, ties: Ties) -> None:
@@ -276,38 +313,39 @@ def glu(node: fx.Node, ties: Ties) -> None:
         if dim in factor.dims:
             first = _cut(ties, node, factor, dim, slice(0, half))
             ties.tie(first.ids, _cut(ties, node, factor, dim, slice(half, 2 * half)).ids)
-            factor = first
-        factors.append(factor)
-    ties.set(node, factors)
+            factors.append(first)
+        else:
+            factors.append(factor)
+    ties.carry(node, factors)
 
 
 def pixel_shuffle(node: fx.Node, ties: Ties) -> None:
     """Output channel c is made of input channels c*r*r ... c*r*r + r*r - 1."""
     a = bind(node)
-    ids = ties.axis(a.self, 1)
+    ids = channels_only(ties, node, a.self)
     if ids is not None:
         blocks = ids.reshape(shape_of(node)[1], -1)
         ties.tie_along(blocks, [1])
         ids = blocks[:, 0]
-    ties.set(node, [] if ids is None else [Factor((1,), ids)])
+    ties.carry(node, [] if ids is None else [Factor((1,), ids)])
 
 
 def pixel_unshuffle(node: fx.Node, ties: Ties) -> None:
     a = bind(node)
-    ids = ties.axis(a.self, 1)
+    ids = channels_only(ties, node, a.self)
     copies = shape_of(node)[1] // shape_of(a.self)[1]
-    ties.set(node, [] if ids is None else [Factor((1,), np.repeat(ids, copies))])
+    ties.carry(node, [] if ids is None else [Factor((1,), np.repeat(ids, copies))])
 
 
 def channel_shuffle(node: fx.Node, ties: Ties) -> None:
     """View as (groups, n), transpose, flatten: what is kept must be the same in every group."""
     a = bind(node)
-    ids = ties.axis(a.self, 1)
+    ids = channels_only(ties, node, a.self)
     if ids is not None:
         grid = ids.reshape(a.groups, -1)
         ties.tie_along(grid, [0])
         ids = grid.T.reshape(-1)
-    ties.set(node, [] if ids is None else [Factor((1,), np.ascontiguousarray(ids))])
+    ties.carry(node, [] if ids is None else [Factor((1,), np.ascontiguousarray(ids))])
 
 
 def item(node: fx.Node, ties: Ties) -> None:
@@ -315,7 +353,7 @@ def item(node: fx.Node, ties: Ties) -> None:
     source, index = node.args
     assert isinstance(source, fx.Node) and isinstance(index, int)
     if source in ties.outputs and index < len(ties.outputs[source]):
-        ties.set(node, ties.outputs[source][index])
+        ties.carry(node, ties.outputs[source][index])
 
 
 def ignore(node: fx.Node, ties: Ties) -> None:
@@ -323,7 +361,7 @@ def ignore(node: fx.Node, ties: Ties) -> None:
 
 
 def _moved(ties: Ties, node: fx.Node, source: fx.Node, moves: Mapping[int, int]) -> None:
-    ties.set(node, [sorted_factor(tuple(moves[d] for d in f.dims), f.ids) for f in ties.factors(source)])
+    ties.carry(node, [sorted_factor(tuple(moves[d] for d in f.dims), f.ids) for f in ties.factors(source)])
 
 
 def sorted_factor(dims: tuple[int, ...], ids: Ints) -> Factor:

@@ -2,7 +2,8 @@
 
 Every index of every parameter axis gets an identity: a number. A tensor in the graph carries *factors*: a
 factor says which identity each index of one axis (or of several axes taken together, after a reshape such as
-(heads * width) -> (heads, width)) belongs to. An axis without a factor is solid: nothing may be removed there.
+(heads * width) -> (heads, width)) belongs to. An axis without a factor is solid: nothing may be removed
+there.
 The rules (rules.py) tie and freeze identities; `groups.py` solves for the sets that hang together.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 from torch import fx
@@ -114,15 +116,17 @@ class Ties:
         """Factors of a node's tensor; parameters carry one per axis."""
         if not isinstance(value, fx.Node):
             return []
-        if value.op == "get_attr" and value not in self.values:
+        if value.op == "get_attr" and value not in self.values and "val" in value.meta:
             sizes = enumerate(shape_of(value))
             return [Factor((d,), self.parameter_axis(value, d)) for d, size in sizes if size > 1]
         return self.values.get(value, [])
 
     def settled(self, node: fx.Node) -> list[Factor]:
         """All factors a node was given (of all its outputs), without making new ones."""
-        own = [Factor((d,), ids) for (name, d), ids in self.axes.items() if node.op == "get_attr" and name == node.target]
-        return [*own, *self.values.get(node, []), *sum(self.outputs.get(node, []), [])]
+        rank = len(shape_of(node)) if node.op == "get_attr" and "val" in node.meta else 0
+        keys = [(str(node.target), d) for d in range(rank)]
+        own = [Factor((axis,), self.axes[name, axis]) for name, axis in keys if (name, axis) in self.axes]
+        return [*own, *self.values.get(node, []), *chain.from_iterable(self.outputs.get(node, []))]
 
     def axis(self, value: fx.Node, dim: int) -> Ints | None:
         """Identities along one axis, or None where the axis is solid; joint factors are frozen."""
@@ -133,11 +137,11 @@ class Ties:
                 self.freeze(factor.ids, "reshaped together with other axes", f"{value.name} axis {dim}")
         return None
 
-    def set(self, node: fx.Node, factors: Sequence[Factor]) -> None:
+    def carry(self, node: fx.Node, factors: Sequence[Factor]) -> None:
         """Record what a node carries; joint factors become rectangle conditions."""
         self.values[node] = self._checked(node, factors)
 
-    def set_many(self, node: fx.Node, outputs: Sequence[Sequence[Factor]]) -> None:
+    def carry_many(self, node: fx.Node, outputs: Sequence[Sequence[Factor]]) -> None:
         """The same for an op that gives several tensors."""
         self.outputs[node] = [self._checked(node, factors) for factors in outputs]
 
@@ -161,6 +165,8 @@ class Ties:
 
     def tie_along(self, ids: Ints, axes: Sequence[int]) -> None:
         """Identities that differ only along `axes` live or die together."""
+        if not axes:
+            return
         first = ids
         for axis in axes:
             first = np.take(first, [0], axis=axis)
@@ -172,7 +178,7 @@ class Ties:
     def freeze_all(self, node: fx.Node, reason: str) -> None:
         """Freeze every tensor that an op reads."""
         for operand in node.all_input_nodes:
-            for factor in (*self.factors(operand), *sum(self.outputs.get(operand, []), [])):
+            for factor in (*self.factors(operand), *chain.from_iterable(self.outputs.get(operand, []))):
                 self.freeze(factor.ids, reason, node.name)
 
     # combination --------------------------------------------------------------------------------------
@@ -204,20 +210,20 @@ class Ties:
     ) -> tuple[tuple[Hashable, ...], Ints] | None:
         labels, ids = max(cluster, key=lambda factor: len(factor[0]))
         stuck = [i for i, label in enumerate(labels) if label in solid]
-        if len(stuck) == len(labels) or any(not set(other) <= set(labels) for other, _ in cluster):
-            for _, other in cluster:
-                self.freeze(other, "meets an axis that cannot be cut", where)
+        if len(stuck) == len(labels) or any(not set(names) <= set(labels) for names, _ in cluster):
+            for _, others in cluster:
+                self.freeze(others, "meets an axis that cannot be cut", where)
             return None
         for operand in operands:
             stuck += self._split_by(operand, labels, where)
         self.tie_along(ids, stuck)
-        for other, other_ids in cluster:
-            if other_ids is not ids:
-                self.tie(ids, _aligned(other_ids, other, labels))
+        for names, others in cluster:
+            if others is not ids:
+                self.tie(ids, _aligned(others, names, labels))
         return labels, ids
 
     def _split_by(self, operand: Operand, labels: tuple[Hashable, ...], where: str) -> list[int]:
-        """An operand with separate factors for axes that are joint elsewhere can be cut along the first only."""
+        """An operand with separate factors for axes joint elsewhere can be cut along the first only."""
         inside = [(names, ids) for names, ids in operand.factors if set(names) < set(labels)]
         stuck = []
         for names, ids in inside[1:]:
@@ -242,7 +248,7 @@ def size_of(size: object) -> int:
 def compress(factor: Factor) -> Factor:
     """Drop axes of a joint factor along which the identities do not change."""
     dims, ids = factor.dims, factor.ids
-    if len(dims) < 2:
+    if len(dims) == 1:
         return factor
     for axis in reversed(range(len(dims))):
         first = np.take(ids, [0], axis=axis)
@@ -251,7 +257,9 @@ def compress(factor: Factor) -> Factor:
     return Factor(dims, np.ascontiguousarray(ids))
 
 
-def reshape(ties: Ties, factors: Sequence[Factor], old: Sequence[int], new: Sequence[int], where: str) -> list[Factor]:
+def reshape(
+    ties: Ties, factors: Sequence[Factor], old: Sequence[int], new: Sequence[int], where: str
+) -> list[Factor]:
     """Carry factors through a reshape; frozen where the reshape mixes them with each other."""
     blocks = _blocks(old, new)
     result = []
@@ -326,4 +334,3 @@ def _aligned(ids: Ints, labels: Sequence[Hashable], onto: Sequence[Hashable]) ->
     order = sorted(range(len(labels)), key=lambda i: onto.index(labels[i]))
     sizes: Mapping[Hashable, int] = {labels[i]: ids.shape[i] for i in order}
     return ids.transpose(order).reshape([sizes.get(label, 1) for label in onto])
-

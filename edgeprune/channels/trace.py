@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import warnings
 from dataclasses import dataclass
+from io import StringIO
 
 import torch
 from torch import Tensor, fx, nn
@@ -40,9 +42,9 @@ def trace(module: nn.Module, spec: InputSpec) -> Traced:
         ModelError: the network does not accept the input shape, gives something else than one tensor,
             or holds control flow that depends on the data.
     """
-    module = copy.deepcopy(module).eval()
+    module = _in_evaluation_mode(module)
     example = torch.zeros(EXAMPLE_BATCH, *spec.shape)
-    _check_forward(module, example, spec)
+    _check_forward(module, example[:1], spec)
     try:
         return Traced(_export(module, example, dynamic=True), spec, None)
     except Exception as err:  # whatever the exporter raises: the fixed batch below is the answer
@@ -56,14 +58,20 @@ def trace(module: nn.Module, spec: InputSpec) -> Traced:
         ) from err
 
 
-def parameter(graph_module: fx.GraphModule, node: fx.Node) -> Tensor | None:
-    """The tensor that a `get_attr` node reads, or None for any other node."""
-    if node.op != "get_attr":
-        return None
+def attribute(graph_module: fx.GraphModule, name: str) -> object:
+    """What a `get_attr` node with this target reads: a parameter, a buffer or a constant of the graph."""
     found: object = graph_module
-    for name in str(node.target).split("."):
-        found = getattr(found, name)
-    return found if isinstance(found, Tensor) else None
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _in_evaluation_mode(module: nn.Module) -> nn.Module:
+    """A copy; the module of an exported program has no modes and refuses to be asked."""
+    module = copy.deepcopy(module)
+    with contextlib.suppress(NotImplementedError):
+        module.eval()
+    return module
 
 
 def _check_forward(module: nn.Module, example: Tensor, spec: InputSpec) -> None:
@@ -84,14 +92,30 @@ def _check_forward(module: nn.Module, example: Tensor, spec: InputSpec) -> None:
 
 def _export(module: nn.Module, example: Tensor, *, dynamic: bool) -> fx.GraphModule:
     shapes = ({0: torch.export.Dim.DYNAMIC},) if dynamic else None
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations are not the user's business
+    # The exporter's deprecations, and its dumps of the graphs it refuses, are not the user's business.
+    with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
         program = torch.export.export(module, (example,), dynamic_shapes=shapes)
         graph_module = program.run_decompositions({}).module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
-    for tensor in (*graph_module.parameters(), *graph_module.buffers()):
-        tensor.requires_grad_(requires_grad=False)
+    # torch.export puts methods that refuse over train() and eval(); a graph without modes can take both.
+    del graph_module.train, graph_module.eval
+    _name_once_(graph_module)
     return graph_module
+
+
+def _name_once_(graph_module: fx.GraphModule) -> None:
+    """Shared tensors are read by their first name, as `named_parameters` gives it; unused reads go."""
+    named = [
+        *graph_module.named_parameters(remove_duplicate=False),
+        *graph_module.named_buffers(remove_duplicate=False),
+    ]
+    first = {id(tensor): name for name, tensor in reversed(named)}
+    for node in graph_module.graph.find_nodes(op="get_attr"):
+        node.target = first.get(id(attribute(graph_module, str(node.target))), node.target)
+        if not node.users:
+            graph_module.graph.erase_node(node)
+    graph_module.recompile()
 
 
 def _first_line(err: BaseException) -> str:

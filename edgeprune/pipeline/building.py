@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
 import logging
 import shlex
 import sys
@@ -22,8 +19,9 @@ from torch import nn
 from edgeprune import calibration, causal, channels, gate, measure, report, runtime, target, tasks, zoo
 from edgeprune.config import EXAMPLE, BuildConfig
 from edgeprune.data_files import data_folder
-from edgeprune.errors import ConfigError, DataError
+from edgeprune.errors import ConfigError
 from edgeprune.pipeline.deploying import deploy
+from edgeprune.pipeline.digests import digest, images_digest, network_digest
 from edgeprune.pipeline.pruning import (
     Analysed,
     Images,
@@ -39,6 +37,7 @@ from edgeprune.records import (
     Accuracy,
     Export,
     InputSpec,
+    Ints,
     Measurement,
     Provenance,
     Pruning,
@@ -54,7 +53,8 @@ EXAMPLE_DATA = "digits"
 TORCHVISION = "torchvision:"
 PARITY_IMAGES = 8
 PROGRESS_EVERY = 8
-LIBRARIES = ("edgeprune", "torch", "torchvision", "onnx", "onnxsim", "numpy", "scipy")
+WALK_LIBRARIES = ("torch", "torchvision", "numpy", "scipy")
+LIBRARIES = ("edgeprune", *WALK_LIBRARIES, "onnx", "onnxscript", "onnxsim")
 
 Record = TypeVar("Record")
 
@@ -110,10 +110,6 @@ class Build:
             seed=config.seed,
             folders=(Path("calibration"), data_folder("calibration")),
         )
-        if not self.data.samples[Split.CALIBRATION] or not self.data.samples[Split.EVALUATION]:
-            raise DataError(
-                f"{self.data.name}: no calibration or no evaluation images; give the data more images."
-            )
 
     # what stages work on, made once when asked for ----------------------------------------------------
 
@@ -144,9 +140,11 @@ class Build:
         )
 
     def labelled(self, split: Split, count: int | None = None) -> Labelled:
-        samples = self.data.samples[split][:count]
-        labels = np.array([sample.label for sample in samples], dtype=np.int64)
-        return Labelled(images=calibration.images(self.data, split, range(len(samples))), labels=labels)
+        labels = self.labels(split)[:count]
+        return Labelled(images=calibration.images(self.data, split, range(len(labels))), labels=labels)
+
+    def labels(self, split: Split) -> Ints:
+        return np.array([sample.label for sample in self.data.samples[split]], dtype=np.int64)
 
     # stages -------------------------------------------------------------------------------------------
 
@@ -154,8 +152,9 @@ class Build:
     def pruning(self) -> Pruning:
         inputs = {
             "model": self.model_digest,
-            "data": self.data.digest,
+            "data": images_digest(self.data, Split.CALIBRATION, Split.VALIDATION),
             "settings": digest(self.walk_settings),
+            "libraries": digest({name: version(name) for name in WALK_LIBRARIES}),
         }
         journal = self.folder.journal("walk", Step, inputs)
 
@@ -194,10 +193,7 @@ class Build:
 
     @cached_property
     def model_digest(self) -> str:
-        """Weights, layers, and the source of every class of layer: an edited forward is another network."""
-        kinds = {type(layer) for layer in self.loaded.module.modules()}
-        code = {f"{kind.__module__}.{kind.__qualname__}": source(kind) for kind in kinds}
-        return digest({"weights": self.loaded.digest, "layers": repr(self.loaded.module), "code": code})
+        return network_digest(self.loaded.module, self.loaded.digest)
 
     @cached_property
     def exports(self) -> dict[str, Export]:
@@ -211,7 +207,12 @@ class Build:
 
     @property
     def export_settings(self) -> dict[str, object]:
-        return {"runtime": self.target.runtime, "simplify": self.config.simplify, "parity": self.data.digest}
+        return {
+            "runtime": self.target.runtime,
+            "simplify": self.config.simplify,
+            "parity": images_digest(self.data, Split.CALIBRATION),
+            "libraries": self.versions,
+        }
 
     def _export(self, name: str, inputs: Mapping[str, str]) -> Export:
         def make() -> Export:
@@ -252,7 +253,7 @@ class Build:
         return {name: self._accuracy(name, export) for name, export in self.exports.items()}
 
     def _accuracy(self, name: str, export: Export) -> Accuracy:
-        labels = np.array([sample.label for sample in self.data.samples[Split.EVALUATION]], dtype=np.int64)
+        labels = self.labels(Split.EVALUATION)
 
         def make() -> Accuracy:
             path = self.folder.path / export.artifact.path
@@ -267,7 +268,7 @@ class Build:
 
         inputs = {
             "artifact": export.artifact.digest,
-            "data": self.data.digest,
+            "data": images_digest(self.data, Split.EVALUATION),
             "runtime": self._runtime_digest,
         }
         return self._stage(f"accuracy-{name}", Accuracy, inputs, make)
@@ -294,6 +295,10 @@ class Build:
         return self._stage("measure", Measurement, inputs, make)
 
     @cached_property
+    def versions(self) -> dict[str, str]:
+        return {**{name: version(name) for name in LIBRARIES}, **runtime.versions(self.target.runtime)}
+
+    @cached_property
     def _runtime_digest(self) -> str:
         versions = runtime.versions(self.target.runtime)
         return digest({"threads": self.target.threads, "runtime": self.target.runtime, **versions})
@@ -301,11 +306,10 @@ class Build:
     def report(self) -> Report:
         """Run all stages and write the report."""
         artifacts = {name: export.artifact for name, export in self.exports.items()}
-        labels = np.array([sample.label for sample in self.data.samples[Split.EVALUATION]], dtype=np.int64)
         before, after = (
             np.array(self.accuracies[n].predictions, dtype=np.int64) for n in ("dense", "pruned")
         )
-        change = tasks.accuracy_change(before, after, labels)
+        change = tasks.accuracy_change(before, after, self.labels(Split.EVALUATION))
         verdict = gate.judge(
             self.config.budget, artifacts=artifacts, accuracy_change=change, measurement=self.measurement
         )
@@ -339,7 +343,7 @@ class Build:
     def _provenance(self) -> Provenance:
         return Provenance(
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            versions={**{name: version(name) for name in LIBRARIES}, **runtime.versions(self.target.runtime)},
+            versions=self.versions,
             model=self.loaded.description,
             model_digest=self.loaded.digest,
             data=self.data.name,
@@ -377,16 +381,3 @@ def data_source(config: BuildConfig, folder: Path) -> str:
     name, _, root = config.data.removeprefix(TORCHVISION).partition(":")
     place = folder / "data" / f"{name}-{digest({'root': str(Path(root).resolve())})[:12]}.npz"
     return str(place if place.exists() else zoo.torchvision_data(name, Path(root), place))
-
-
-def source(kind: type) -> str:
-    """A class's source, as far as there is one (the class of a traced graph has none)."""
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):
-        return ""
-
-
-def digest(value: Mapping[str, object]) -> str:
-    """SHA-256 of settings."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -42,7 +42,7 @@ def deploy(  # noqa: PLR0913  # one argument for each thing that only the build 
     """
     (root / FOLDER).mkdir(exist_ok=True)
     onnx_path = root / FOLDER / f"{name}.onnx"
-    expected = run(module, images)
+    expected = run(module, images, batch=1)  # as it will run, and the only size that some networks take
     parity: list[Parity] = []
     if masked is not None:
         parity.append(export.parity(f"{name}: masked -> cut out", masked, expected, limit=MASKED_LIMIT))

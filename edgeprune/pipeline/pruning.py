@@ -219,6 +219,8 @@ def make_trajectory(
         tolerance=tuple(judge.tolerance.tolist()),
         dense_scores=mean(judge.dense),
         final_scores=mean(final),
+        final_z=tuple(judge.z(number, final[c.images]) for number, c in enumerate(judge.classes)),
+        z_limits=tuple((-judge.quantiles).tolist()),
         stopped=stopped,
     )
 
@@ -239,6 +241,8 @@ def check_outputs(logits: Floats, labels: Ints, names: Sequence[str]) -> None:
         raise ModelError(
             f"the network gives outputs of shape {logits.shape[1:]} per image, not one score per class."
         )
+    if labels.max() >= len(names):
+        raise DataError(f"label {labels.max()} has no name: there are {len(names)} class names.")
     if labels.max() >= logits.shape[1]:
         name = names[labels.max()]
         raise DataError(
@@ -289,7 +293,18 @@ def unknown_ops(coupling: channels.Coupling) -> tuple[str, ...]:
 
 
 def as_labelled(pair: tuple[Floats | Tensor, Ints | Tensor]) -> Labelled:
-    images, labels = (value.numpy() if isinstance(value, Tensor) else np.asarray(value) for value in pair)
-    if images.ndim != 4 or len(images) != len(labels):  # noqa: PLR2004  # (N, C, H, W)
+    """Arrays or tensors as the analysis reads them.
+
+    Raises:
+        DataError: they are no images with labels.
+    """
+    images, labels = (
+        value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value) for value in pair
+    )
+    if images.ndim != 4 or labels.shape != images.shape[:1] or not labels.size:  # noqa: PLR2004  # (N, C, H, W)
         raise DataError(f"images {images.shape} and labels {labels.shape}: give (N, C, H, W) and (N,).")
+    if images.dtype.kind != "f":
+        raise DataError(f"images are {images.dtype}; give floats, scaled as the network was trained with.")
+    if labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise DataError(f"labels are {labels.dtype} from {labels.min()}; give whole numbers from 0.")
     return Labelled(images=images.astype(np.float32, copy=False), labels=labels.astype(np.int64, copy=False))

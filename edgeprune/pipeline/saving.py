@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from edgeprune import channels, surgery
 from edgeprune.errors import InputError
 from edgeprune.pipeline.pruning import Analysed, Images, PruneOptions, analyse, as_labelled, find_units
 from edgeprune.records import Floats, InputSpec, Ints, Pruning
+from edgeprune.runfolder import writing
 
 PLAN_FORMAT = "edgeprune-plan/1"
+EXAMPLE_BATCH = 2
+"""Any size above 1 lets torch.export leave the batch axis free."""
 
 Removed = Mapping[str, tuple[int, ...]]
 
@@ -30,6 +34,7 @@ class PrunedModel:
         module: In evaluation mode, ready to run, fine-tune, export or prune again.
         own_class: Whether `module` is of the dense network's class; else it is the traced graph.
         reason: Why it is the graph.
+        batch: The only batch size that the dense network could be traced with; None: any.
         kept: Parameter or buffer -> axis -> indices of the dense network that stayed.
     """
 
@@ -38,26 +43,43 @@ class PrunedModel:
     reason: str
     pruning: Pruning
     spec: InputSpec
+    batch: int | None
     kept: dict[str, dict[int, Tensor]]
 
     def save(self, folder: Path | str) -> tuple[Path, ...]:
         """Write pruned.pt2 (loads without the class), plan.json and weights.safetensors.
 
         `edgeprune.load(folder, dense_module)` makes the pruned module again from a fresh dense one.
+
+        Raises:
+            RunFolderError: the folder cannot be written.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         plan = {
             "format": PLAN_FORMAT,
             "input_shape": self.spec.shape,
             "plan": asdict(self.pruning.plan),
             "kept": {n: {str(a): i.tolist() for a, i in axes.items()} for n, axes in self.kept.items()},
         }
-        paths = (folder / "plan.json", folder / "weights.safetensors", folder / "pruned.pt2")
-        paths[0].write_text(json.dumps(plan, indent=1))
-        save_file({k: v.contiguous().clone() for k, v in self.module.state_dict().items()}, paths[1])
-        torch.export.save(torch.export.export(self.module, (torch.zeros(1, *self.spec.shape),)), paths[2])
-        return paths
+        # Written from memory: on a full disk torch's own file writer takes the whole process down.
+        program = BytesIO()
+        torch.export.save(self._exported(), program)
+        weights = {name: tensor.contiguous().clone() for name, tensor in self.module.state_dict().items()}
+        contents = {
+            "plan.json": json.dumps(plan, indent=1).encode(),
+            "weights.safetensors": save(weights),
+            "pruned.pt2": program.getvalue(),
+        }
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, content in contents.items():
+                (folder / name).write_bytes(content)
+        return tuple(folder / name for name in contents)
+
+    def _exported(self) -> torch.export.ExportedProgram:
+        example = torch.zeros(self.batch or EXAMPLE_BATCH, *self.spec.shape)
+        shapes = None if self.batch else ({0: torch.export.Dim.DYNAMIC},)
+        return torch.export.export(self.module, (example,), dynamic_shapes=shapes)
 
 
 def make_pruned(analysed: Analysed, pruning: Pruning) -> PrunedModel:
@@ -73,6 +95,7 @@ def make_pruned(analysed: Analysed, pruning: Pruning) -> PrunedModel:
         reason=operated.reason,
         pruning=pruning,
         spec=traced.spec,
+        batch=traced.batch,
         kept=kept,
     )
 
@@ -124,10 +147,13 @@ def load(folder: Path | str, model: nn.Module) -> nn.Module:
     graph = channels.cut(analysed.coupling, removed)
     kept = channels.kept_indices(analysed.coupling, removed)
     module = surgery.operate(model, kept, graph, spec, batch=analysed.traced.batch).module
-    missing = module.load_state_dict(weights, strict=False)
-    if missing.missing_keys or missing.unexpected_keys:
-        first = (*missing.missing_keys, *missing.unexpected_keys)[0]
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    other = {name: tensor.shape for name, tensor in weights.items()}
+    if shapes != other:
+        names = shapes | other
+        first = next(name for name in names if shapes.get(name) != other.get(name))
         raise InputError(f"{folder / 'weights.safetensors'}: made for another network: {first} does not fit.")
+    module.load_state_dict(weights)
     return module
 
 

@@ -10,7 +10,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -111,7 +111,8 @@ def _build_torchvision(name: str, num_classes: int | None) -> nn.Module:
 def _downloaded(name: str, member: WeightsEnum) -> Source:
     def build(_: int | None) -> nn.Module:
         try:
-            network: nn.Module = models.get_model(name, weights=member, progress=False)
+            with redirect_stdout(sys.stderr):  # torch says there what it downloads
+                network: nn.Module = models.get_model(name, weights=member, progress=False)
         except (OSError, RuntimeError) as err:
             raise ModelError(
                 f"torchvision:{name}: cannot download {member.name} from {member.url} ({err}); "
@@ -161,7 +162,7 @@ def _python(name: str, weights: str | None) -> Source:
         with _importable(place):
             try:
                 network = factory(**arguments)
-            except Exception as err:  # the user's code may raise anything
+            except (Exception, SystemExit) as err:  # the user's code may raise anything
                 raise ModelError(f"python:{name}: the factory failed: {_describe(err)}") from err
         if not isinstance(network, nn.Module):
             raise ModelError(f"python:{name}: gives {type(network).__name__}; return an nn.Module.")
@@ -179,7 +180,7 @@ def _find_factory(place: str, attribute: str) -> Callable[..., object]:
     with _importable(place):
         try:
             module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-        except Exception as err:  # the user's code may raise anything
+        except (Exception, SystemExit) as err:  # the user's code may raise anything
             raise ModelError(f"python:{place}: cannot be imported: {_describe(err)}") from err
     factory: object = getattr(module, attribute, None)
     if factory is None:

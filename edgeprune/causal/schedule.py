@@ -1,0 +1,52 @@
+"""Which units of a group are tested together next: group tests with bisection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgeprune.records import Step
+
+
+@dataclass(slots=True, eq=False)
+class Schedule:
+    """Takes units in order; twice as many after a removal, half as many after a refusal.
+
+    When a set is refused and its first half removed, the network without the other half is the one that was
+    refused: the search goes on inside that half, and when it is a single unit its verdict is known already.
+    """
+
+    order: Sequence[int]
+    most: int
+    """Most units tested at once."""
+    place: int = 0
+    """Units before this one in the order are settled."""
+    _size: int = 1
+    _suspects: int = 0
+    """The next so many units are known to be critical together; 0: nothing is known."""
+    _refusal: Step | None = None
+
+    def units(self, limit: int) -> Sequence[int]:
+        """What to test next: at most `limit` units, none at the end."""
+        return self.order[self.place : self.place + min(self._size, limit)]
+
+    @property
+    def known(self) -> Step | None:
+        """The refusal of the very network that testing the next units would give."""
+        return self._refusal if self._suspects == 1 else None
+
+    def shrink_(self, size: int) -> None:
+        self._size = size
+
+    def record_(self, step: Step) -> None:
+        """Go on after the test of the next units."""
+        count = len(step.units)
+        if step.removed:
+            self.place += count
+            self._suspects = max(0, self._suspects - count)
+            self._size = (self._suspects + 1) // 2 or min(2 * count, self.most)
+        elif count > 1:
+            self._suspects, self._refusal, self._size = count, step, count // 2
+        else:
+            self.place += 1
+            self._suspects, self._size = 0, 1

@@ -1,0 +1,48 @@
+"""What a stage depends on, as SHA-256: equal digests, equal results."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+
+from torch import nn
+
+from edgeprune.records import CalibrationSet, Split
+
+PLAIN = (bool, int, float, str, tuple)
+
+
+def digest(value: Mapping[str, object]) -> str:
+    """Of settings."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def images_digest(data: CalibrationSet, *splits: Split) -> str:
+    """Of all that decides the inputs and labels of some splits; where the files lie does not."""
+    samples = {split.value: [(s.digest, s.label) for s in data.samples[split]] for split in splits}
+    return digest({**samples, "preprocess": repr(data.preprocess), "classes": data.classes})
+
+
+def network_digest(module: nn.Module, weights: str) -> str:
+    """Of a network's weights (their digest is given), layers and code: an edited forward is another network.
+
+    The code is the source files of the layers' classes; files that these import are not looked at.
+    """
+    layers = list(module.modules())
+    kinds = {kind for layer in layers for kind in type(layer).__mro__}
+    code = {f"{kind.__module__}.{kind.__qualname__}": source(kind) for kind in kinds}
+    settings = [
+        sorted((name, repr(value)) for name, value in vars(layer).items() if isinstance(value, PLAIN))
+        for layer in layers
+    ]
+    return digest({"weights": weights, "layers": repr(module), "settings": settings, "code": code})
+
+
+def source(kind: type) -> str:
+    """The file that a class is written in, for what its methods call there; empty where there is none."""
+    try:
+        return inspect.getsource(inspect.getmodule(kind) or kind)
+    except (OSError, TypeError):
+        return ""

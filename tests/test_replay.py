@@ -1,0 +1,253 @@
+"""Replay against full forwards of the masked network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from causal_nets import NETWORKS, Case, case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgeprune.causal import Replay
+from edgeprune.causal.fold import NORM, folded
+from edgeprune.channels import couple, masked, trace
+from edgeprune.records import ChannelGroup, InputSpec
+
+NAMES = sorted(NETWORKS)
+SHARDS = [slice(0, 7), slice(7, 8), slice(8, 30)]
+CLOSE = {"rtol": 1e-9, "atol": 1e-9}
+
+
+def replay(c: Case) -> Replay:
+    return Replay(c.graph, c.groups, c.images, SHARDS)
+
+
+def in_order(network: Replay, c: Case) -> list[ChannelGroup]:
+    return sorted(c.groups, key=network.position)
+
+
+def expected(c: Case, removed: dict[str, tuple[int, ...]], images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return masked(c.coupling, removed)(images)
+
+
+def everything(network: Replay, group: ChannelGroup | None = None, units: tuple[int, ...] = ()) -> Tensor:
+    return torch.cat([network.outputs(number, group, units) for number in range(len(SHARDS))])
+
+
+def subsets(group: ChannelGroup) -> st.SearchStrategy[list[int]]:
+    return st.lists(st.integers(0, group.units - 1), unique=True, max_size=group.units)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+@given(data=st.data())
+@settings(deadline=None, max_examples=10)
+def test_any_walk_gives_what_the_masked_network_gives(name: str, data: st.DataObject) -> None:
+    c = case(name)
+    network, removed = replay(c), dict[str, tuple[int, ...]]()
+    for group in in_order(network, c):
+        network.enter(group)
+        tried = data.draw(subsets(group))
+        trial = {**removed, group.name: tuple(tried)}
+        got = everything(network, group, tuple(tried))
+        torch.testing.assert_close(got, expected(c, trial, c.images[:30]), **CLOSE)
+        taken = data.draw(subsets(group))
+        network.remove_(group, taken)
+        returned = [unit for unit in taken if data.draw(st.booleans())]
+        network.restore_(group, returned)
+        left = tuple(sorted(set(taken) - set(returned)))
+        removed = {**removed, group.name: left} if left else removed
+        assert network.removed == removed
+        torch.testing.assert_close(everything(network), expected(c, removed, c.images[:30]), **CLOSE)
+    torch.testing.assert_close(network.full(c.images[30:]), expected(c, removed, c.images[30:]), **CLOSE)
+
+
+def test_an_intervention_leaves_nothing_behind() -> None:
+    c = case("concat")
+    network = replay(c)
+    dense = network.full(c.images)
+    for group in in_order(network, c):
+        network.enter(group)
+        network.outputs(0, group, [0, 2])
+    assert network.removed == {}
+    torch.testing.assert_close(network.full(c.images), dense, rtol=0, atol=0)
+
+
+def test_units_of_two_groups_that_share_a_consumer_return_independently() -> None:
+    c = case("concat")
+    network = replay(c)
+    groups = {group.name: group for group in c.groups}
+    left, right = groups["left.weight"], groups["right.weight"]
+    shared = {s.parameter for s in left.slots if s.consumer} & {
+        s.parameter for s in right.slots if s.consumer
+    }
+    assert shared == {"join.weight"}
+    network.enter(left)
+    network.remove_(left, [1, 3])
+    network.enter(right)
+    network.remove_(right, [0, 2, 4])
+    network.restore_(right, [2])
+    state = {"left.weight": (1, 3), "right.weight": (0, 4)}
+    assert network.removed == state
+    torch.testing.assert_close(everything(network), expected(c, state, c.images[:30]), **CLOSE)
+
+
+def test_groups_are_visited_forwards() -> None:
+    c = case("depthwise")
+    network = replay(c)
+    first, *_, last = in_order(network, c)
+    network.enter(last)
+    with pytest.raises(AssertionError, match="in the order"):
+        network.enter(first)
+
+
+def test_the_caller_keeps_its_network_and_images() -> None:
+    c = case("residual")
+    before = {name: tensor.clone() for name, tensor in c.graph.state_dict().items()}
+    images = c.images.clone()
+    network = replay(c)
+    for group in in_order(network, c):
+        network.enter(group)
+        network.remove_(group, [0])
+    assert torch.equal(c.images, images)
+    for name, tensor in c.graph.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+class Late(nn.Module):
+    """The activation of one branch comes after all of the other, so that its input is kept at every cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.near = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 1)
+        self.far, self.farther = nn.Conv2d(4, 6, 1), nn.Conv2d(6, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.silu(self.stem(x))
+        near = self.near(x)
+        far = self.farther(functional.silu(self.far(x)))
+        return (functional.silu(near) + functional.silu(far)).mean((2, 3))
+
+
+def test_values_kept_at_the_cut_are_never_overwritten() -> None:
+    torch.manual_seed(0)
+    traced = trace(Late(), InputSpec(shape=(3, 6, 6)))
+    coupling = couple(traced)
+    images = torch.randn(4, 3, 6, 6)
+    with torch.no_grad():
+        dense = traced.graph_module(images)
+    network = Replay(traced.graph_module, coupling.groups, images, [slice(0, 4)])
+    for group in sorted(coupling.groups, key=network.position):
+        network.enter(group)
+        for _ in range(3):
+            torch.testing.assert_close(network.outputs(0), dense)
+
+
+# --- memory -------------------------------------------------------------------------------------------
+
+
+def test_values_that_nobody_reads_any_more_are_freed() -> None:
+    c = case("depthwise")
+    network = Replay(c.graph, c.groups, c.images, [slice(0, 60)])
+    assert network.kept_bytes == c.images.nbytes
+    per_value = {"stem.weight": 6 * 36, "expand.weight": 10 * 16, "project.weight": 7}
+    for group in in_order(network, c):
+        network.enter(group)
+        assert network.kept_bytes == 60 * 8 * per_value[group.name], (
+            "one value is alive: what the consumer reads"
+        )
+        for _ in range(3):
+            network.outputs(0, group, [1])
+        assert network.kept_bytes == 60 * 8 * per_value[group.name]
+
+
+# --- batches and threads -------------------------------------------------------------------------------
+
+
+def test_large_images_run_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    c = case("depthwise")
+    monkeypatch.setattr("edgeprune.causal.replay.PIECE_BYTES", 2.5 * c.images[0].nbytes)
+    network = replay(c)
+    assert [len(shard) for shard in network._alive] == [4, 1, 11]
+    torch.testing.assert_close(everything(network), expected(c, {}, c.images[:30]), **CLOSE)
+    torch.testing.assert_close(network.full(c.images), expected(c, {}, c.images), **CLOSE)
+
+
+def test_a_network_of_batch_one_runs_image_by_image() -> None:
+    c = case("concat")
+    network = Replay(c.graph, c.groups, c.images, SHARDS, batch=1)
+    sizes: set[int] = set()
+    run = network._run_
+
+    def watched(values: dict[torch.fx.Node, Tensor], **rest: object) -> dict[torch.fx.Node, Tensor]:
+        sizes.update(len(value) for value in values.values())
+        return run(values, **rest)
+
+    network._run_ = watched
+    first = in_order(network, c)[0]
+    network.enter(first)
+    state = {first.name: (1, 4)}
+    torch.testing.assert_close(everything(network, first, (1, 4)), expected(c, state, c.images[:30]), **CLOSE)
+    network.remove_(first, (1, 4))
+    torch.testing.assert_close(network.full(c.images), expected(c, state, c.images), **CLOSE)
+    assert sizes == {1}
+
+
+def test_outputs_do_not_depend_on_the_number_of_threads() -> None:
+    c, before = case("residual"), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = everything(replay(c))
+        torch.set_num_threads(2)
+        together = everything(replay(c))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(alone, together)
+
+
+# --- folding ------------------------------------------------------------------------------------------
+
+
+class Norms(nn.Module):
+    """BatchNorms that can be folded (with and without bias and scale), and three that cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain, self.plain_norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+        self.biased, self.biased_norm = nn.Conv2d(4, 4, 1, groups=4), nn.BatchNorm2d(4, affine=False)
+        self.read_twice, self.after_read = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.shared, self.after_shared = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.alone = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.biased_norm(self.biased(self.plain_norm(self.plain(x)))))
+        twice = self.read_twice(x)
+        x = self.after_read(twice) + twice
+        x = self.after_shared(self.shared(x)) + self.shared(torch.relu(x))
+        return self.alone(functional.relu(x)).mean((2, 3))
+
+
+def test_folding_changes_nothing_but_the_number_of_ops() -> None:
+    torch.manual_seed(0)
+    module = Norms().double().eval()
+    for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+        if norm.affine:
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+    traced = trace(module.float(), InputSpec(shape=(3, 6, 6)))
+    graph = traced.graph_module.double()
+    small = folded(graph)
+    images = torch.randn(4, 3, 6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(small(images), graph(images), **CLOSE)
+
+    def norms(g: torch.fx.GraphModule) -> int:
+        return sum(node.target is NORM for node in g.graph.nodes)
+
+    assert (norms(graph), norms(small)) == (5, 3)

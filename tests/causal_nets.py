@@ -144,7 +144,7 @@ def train_(network: nn.Module, patterns: Tensor) -> None:
 
 
 def plant_(coupling: Coupling, images: Tensor) -> None:
-    """Unit 0 of each group is not read by anything; unit 1 of the last one harms the class of these images."""
+    """Unit 0 of each group is read by nothing; unit 1 of the last one harms the class of these images."""
     graph = coupling.ties.traced.graph_module
     tensors = dict(graph.named_parameters())
     for group in coupling.groups:

@@ -1,6 +1,6 @@
 """C-SWAP as METHODS.md states it, without any cleverness: the oracle of the walk.
 
-Every intervention runs the whole masked network on all images. The formulas are written again here, with scipy.
+Every intervention runs the whole masked network on all images. The formulas are written again, with scipy.
 """
 
 from __future__ import annotations
@@ -72,10 +72,7 @@ class Reference:
                 if len(gone) == group.units - 1:
                     break
                 trial = {**removed, group.name: (*gone, unit)}
-                z, effect = (
-                    self.z(trial),
-                    float(np.mean((self.scores(trial) - dense) / np.maximum(dense, 1e-6))),
-                )
-                steps.append(ReferenceStep(group.name, unit, self.finding(z), effect, z))
+                z, change = self.z(trial), (self.scores(trial) - dense) / np.maximum(dense, 1e-6)
+                steps.append(ReferenceStep(group.name, unit, self.finding(z), float(change.mean()), z))
                 removed = removed if steps[-1].finding == "critical" else trial
         return steps, {name: tuple(sorted(units)) for name, units in removed.items()}

@@ -14,10 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_builds import SOURCE, Place, measure_nothing, settle
-from typer.testing import CliRunner
-
-from edgeprune.cli import app
+from tiny_builds import SOURCE, Place, measure_nothing, program, settle
 
 
 @dataclass(frozen=True)
@@ -261,7 +258,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 def refused(place: Place, flags: dict[str, object], capfd: pytest.CaptureFixture[str]) -> str:
     """Build where it cannot work; give the line that says why."""
     placed = {k: v.replace("{}", str(place.folder)) if isinstance(v, str) else v for k, v in flags.items()}
-    found = CliRunner().invoke(app, ["build", *place.flags(**placed)])
+    found = program("build", *place.flags(**placed))
     assert isinstance(found.exception, SystemExit), repr(found.exception)
     assert (found.exit_code, found.stdout) == (1, "")
     lines = [line for line in found.stderr.splitlines() if " done in " not in line and "Downloading" not in line]
@@ -284,7 +281,7 @@ def test_a_mistake_is_one_line(place: Place, name: str, capfd: pytest.CaptureFix
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("most_bytes", [0, 2_000, 5_000, 14_000, 25_000, 40_000])
+@pytest.mark.parametrize("most_bytes", [0, 2_000, 5_000, 14_000, 25_000])
 @pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
 def test_a_full_disk_is_one_line_and_the_next_build_goes_on(
     place: Place, most_bytes: int, target: str, capfd: pytest.CaptureFixture[str]
@@ -293,7 +290,7 @@ def test_a_full_disk_is_one_line_and_the_next_build_goes_on(
         line = refused(place, {"target": target}, capfd)
     assert line.startswith("error: ")
     assert str(place.out) in line
-    found = CliRunner().invoke(app, ["build", *place.flags(target=target)])
+    found = program("build", *place.flags(target=target))
     assert found.exit_code == 0, found.stderr
 
 

@@ -12,12 +12,9 @@ import jsonschema
 import pytest
 from click.testing import Result
 from sample_report import sample_report
-from tiny_builds import Place, measure_nothing, measured, settle
-from typer.testing import CliRunner
+from tiny_builds import Place, measure_nothing, measured, program, settle
 
 from edgeprune import report
-from edgeprune.cli import app
-from edgeprune.cli.app import Settings
 
 STAGES = ["walk", "export-dense", "export-pruned", "accuracy-dense", "accuracy-pruned", "measure"]
 HEAVY = ("torch", "openvino", "onnxruntime", "onnx", "numpy", "scipy", "matplotlib", "edgeprune.config")
@@ -27,13 +24,6 @@ HEAVY = ("torch", "openvino", "onnxruntime", "onnx", "numpy", "scipy", "matplotl
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     measure_nothing(monkeypatch)
     return settle(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def settings() -> Iterator[None]:
-    """Global flags of one run do not reach the next."""
-    yield
-    Settings.debug = Settings.quiet = False
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def edgeprune(*words: object) -> Result:
     """Run the program; anything but an exit is a bug."""
-    found = CliRunner().invoke(app, [str(word) for word in words])
+    found = program(*words)
     assert found.exception is None or isinstance(found.exception, SystemExit), found.exception
     return found
 
@@ -195,7 +185,7 @@ def test_a_wrong_value_ends_with_1_and_one_line(
 
 
 def test_debug_shows_the_trace() -> None:
-    found = CliRunner().invoke(app, ["--debug", "build", "--max-latency", "12"])
+    found = program("--debug", "build", "--max-latency", "12")
     assert type(found.exception).__name__ == "ConfigError"
 
 
@@ -238,6 +228,7 @@ def test_global_flags_may_stand_anywhere(
     monkeypatch.setattr(sys, "argv", ["edgeprune", "build", "--max-latency", "12", "--quiet"])
     with pytest.raises(SystemExit) as caught:
         main()
+    Settings.quiet = False
     assert caught.value.code == 1
     assert "not a time" in capsys.readouterr().err
 

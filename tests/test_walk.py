@@ -380,9 +380,10 @@ def compensating() -> Additive:
 def test_a_network_that_aligning_makes_critical_gives_back_more() -> None:
     network = compensating()
     steps, _ = network.run()
-    assert [len(s.units) for s in steps] == [1, 2, 4, 8, 0]
-    assert steps[-1].finding is Finding.CRITICAL
-    assert steps[-1].note == "7 units given back to align the width or keep the accuracy"
+    assert [len(s.units) for s in steps] == [1, 2, 4, 8, 0, 0]
+    assert [len(s.returned) for s in steps] == [0, 0, 0, 0, 7, 8]
+    assert steps[-2].finding is Finding.CRITICAL
+    assert steps[-2].note == "7 units given back to align the width or keep the accuracy"
     assert network.width("g") == 16
 
 
@@ -390,14 +391,16 @@ def test_a_network_that_was_tested_on_the_way_is_not_tested_again() -> None:
     network = Additive(harmless(16), Rules(align=8, group_test=1))
     steps, _ = network.run()
     assert network.width("only") == 8
-    assert all(len(s.units) == 1 for s in steps)
+    assert [len(s.units) for s in steps] == [1] * 15 + [0]
+    assert (steps[-1].evaluated, len(steps[-1].returned)) == (0, 7)
 
 
 def test_a_group_given_back_whole_is_as_if_never_entered() -> None:
     network = Additive(harmless(6), Rules(align=8))
     steps, stopped = network.run()
     assert network.removed == {}
-    assert not any(s.note for s in steps)
+    assert sum(len(s.units) - len(s.returned) for s in steps) == 0
+    assert steps[-1].evaluated == 0
     assert network.asked == [], "the accuracy of the network before holds"
     assert stopped == "natural end: every unit was tested"
 

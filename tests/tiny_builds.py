@@ -7,6 +7,7 @@ made useless, so that a walk has something to find.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -15,12 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import Result
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from sample_report import measurement
 from torch import Tensor, nn
 from torch.nn import functional
+from typer.testing import CliRunner
 
+from edgeprune.cli import app
+from edgeprune.cli.app import Settings
 from edgeprune.config import BuildConfig, make_config
 from edgeprune.records import Latency, Measurement
 
@@ -185,3 +190,14 @@ def measured(*, pruned_ms: float = 4.6, quality: Any = "good") -> Measurement:  
 def measure_nothing(monkeypatch: pytest.MonkeyPatch, found: Measurement | None = None) -> None:
     """Builds find these figures at once."""
     monkeypatch.setattr("edgeprune.measure.measure", lambda *_, **__: found or measured())
+
+
+def program(*words: object) -> Result:
+    """Run the command line; global flags and levels of logging stay inside."""
+    logger = logging.getLogger("edgeprune")
+    level = logger.level
+    try:
+        return CliRunner().invoke(app, [str(word) for word in words])
+    finally:
+        logger.setLevel(level)
+        Settings.debug = Settings.quiet = False

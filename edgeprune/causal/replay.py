@@ -60,8 +60,8 @@ class Replay:
         shards: Image numbers of each shard, in order; a shard is what one evaluation runs.
         batch: The only batch size that the graph accepts (1), or None.
 
-    A few images run on one thread, and `torch.get_num_threads()` of them side by side: quicker than all threads
-    in each op, and the outputs do not depend on the number of threads.
+    A few images run on one thread, and `torch.get_num_threads()` such pieces side by side: quicker than all
+    threads in each op, and the outputs do not depend on the number of threads.
     """
 
     def __init__(

@@ -132,10 +132,10 @@ def make_judge(
 
 
 def merge_classes(probabilities: Doubles, labels: Ints, *, minimum: int) -> list[tuple[int, ...]]:
-    """Merge classes of few images with the most similar (product of mean softmax) until each has enough.
+    """Merge classes of few images with the most similar (product of softmax means) until all have enough.
 
-    The smallest class goes first, ties by number, and looks among those that are too small as well: classes of
-    enough images stay as they are, and no merged class draws all others in.
+    The smallest class goes first, ties by number, and looks among those that are too small as well: classes
+    of enough images stay as they are, and no merged class draws all others in.
     """
     classes, sizes = np.unique(labels, return_counts=True)
     members: dict[int, tuple[int, ...]] = {row: (int(k),) for row, k in enumerate(classes)}

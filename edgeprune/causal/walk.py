@@ -118,7 +118,6 @@ def walk(
         walker.network.enter(group)
         if not run.visit(group):
             stopped = "the limit on removed parameters was reached"
-            break
         run.settled += group.units
     return run.steps, stopped
 
@@ -132,10 +131,10 @@ class _Run:
     settled: int = 0
 
     def visit(self, group: ChannelGroup) -> bool:
-        """Test every unit of a group; False when the limit on size ends the walk here."""
+        """Test the units of a group; False when the limit on size left some of them untested."""
         schedule = Schedule(list(self.walker.order(group)), self.walker.rules.group_test)
         taken: list[int] = []
-        tested = {0}
+        tested = {0: _untouched(group)}
         within = True
         while units := schedule.units(group.units - 1 - len(taken)):
             within = self._within(group, units)
@@ -145,7 +144,7 @@ class _Run:
                 if step.removed:
                     self.walker.network.remove_(group, units)
                     taken += units
-                    tested.add(len(taken))
+                    tested[len(taken)] = step
             elif len(units) > 1:
                 schedule.shrink_(len(units) // 2)
             else:
@@ -157,27 +156,28 @@ class _Run:
         removed = self.walker.network.removed
         return self.walker.within({**removed, group.name: (*removed.get(group.name, ()), *units)})
 
-    def _settle(self, group: ChannelGroup, taken: list[int], tested: set[int]) -> None:
+    def _settle(self, group: ChannelGroup, taken: list[int], tested: Mapping[int, Step]) -> None:
         """Give units back until the width is aligned, the network still not critical and accurate enough.
 
         Args:
             taken: Units removed, in order; those removed last, the most valuable, return first.
-            tested: How many units were removed when the network was found not critical.
+            tested: How many units were removed when the network was found not critical, and the step.
         """
         step = aligned_step(group, self.walker.rules.align)
         surplus = _surplus(group.units, len(taken), step)
         while taken:
             left = len(taken) - surplus
-            self.walker.network.restore_(group, taken[left:])
+            fine = not surplus or self._give_back(group, taken[left:], tested.get(left))
             del taken[left:]
-            fine = left in tested or self._still_fine(group, surplus)
             if not taken or (fine and self.walker.accepts()):
                 return
             surplus = _half(len(taken), step)
 
-    def _still_fine(self, group: ChannelGroup, surplus: int) -> bool:
-        note = f"{surplus} units given back to align the width or keep the accuracy"
-        return self._intervene(group, (), done=group.units, note=note).removed
+    def _give_back(self, group: ChannelGroup, units: Sequence[int], known: Step | None) -> bool:
+        """Give units back; True when what is left out is not critical."""
+        self.walker.network.restore_(group, units)
+        note = f"{len(units)} units given back to align the width or keep the accuracy"
+        return self._intervene(group, (), done=group.units, known=known, note=note, returned=units).removed
 
     def _intervene(
         self,
@@ -187,12 +187,14 @@ class _Run:
         done: int,
         known: Step | None = None,
         note: str = "",
+        returned: Sequence[int] = (),
     ) -> Step:
         step = next(self.recorded, None)
         if step is None and known is not None:
-            step = replace(known, units=tuple(units), evaluated=0, note=KNOWN)
+            step = replace(known, units=tuple(units), evaluated=0, note=note or KNOWN)
         if step is None:
-            step = self._evaluate(group, units, note)
+            step = replace(self._evaluate(group, units), note=note)
+        step = replace(step, returned=tuple(returned))
         assert (step.group, step.units) == (group.name, tuple(units)), "the journal is of another walk"
         self._put_first(step.worst_class)
         self.steps.append(step)
@@ -200,7 +202,7 @@ class _Run:
         self.walker.on_step(step, self.settled + done + (len(units) if settles else 0))
         return step
 
-    def _evaluate(self, group: ChannelGroup, units: Sequence[int], note: str) -> Step:
+    def _evaluate(self, group: ChannelGroup, units: Sequence[int]) -> Step:
         judge = self.walker.judge
         z = np.full(len(judge.classes), np.nan)
         effects, evaluated = 0.0, 0
@@ -223,7 +225,6 @@ class _Run:
             worst_z=float(np.nanmin(z)),
             worst_class=int(np.nanargmin(z)),
             evaluated=evaluated,
-            note=note,
         )
 
     def _put_first(self, number: int) -> None:
@@ -231,6 +232,20 @@ class _Run:
         first = next(shard for shard in self.priority if number in shard.classes)
         self.priority.remove(first)
         self.priority.insert(0, first)
+
+
+def _untouched(group: ChannelGroup) -> Step:
+    """The network as it was before a group: found not critical when it was reached."""
+    return Step(
+        group=group.name,
+        units=(),
+        finding=Finding.NEUTRAL,
+        removed=True,
+        effect=0.0,
+        worst_z=0.0,
+        worst_class=0,
+        evaluated=0,
+    )
 
 
 def aligned_step(group: ChannelGroup, align: int) -> int:

@@ -43,7 +43,7 @@ class TargetError(InputError):
     """A target profile is unknown or wrong."""
 
 
-class NothingToPrune(EdgepruneError):
+class NothingToPrune(EdgepruneError):  # noqa: N818  # a result as much as an error
     """Every channel of the network is frozen."""
 
 
@@ -55,7 +55,7 @@ class RunFolderError(EdgepruneError):
     """The run folder cannot be written, or another build holds it."""
 
 
-class TargetUnreachable(EdgepruneError):
+class TargetUnreachable(EdgepruneError):  # noqa: N818  # says what is the matter
     """The target, or the runtime it needs, is not there."""
 
     exit_code = 5

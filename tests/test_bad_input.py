@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ class Mistake:
 
     spoil: Callable[[Place], object]
     wanted: tuple[str, ...]
-    flags: dict[str, object] = field(default_factory=dict)
+    flags: Mapping[str, object] = field(default_factory=dict)
     """Settings of the build that differ; {} stands for the place's folder."""
 
 
@@ -103,10 +103,16 @@ MAKE = {"model": "python:{}/net.py:make", "weights": None}
 
 MISTAKES = {
     # weights
-    "missing weights": Mistake(nothing, ("gone.pth", "no such weights file; check the path"), {"weights": "{}/gone.pth"}),
-    "weights cut short": Mistake(cut_short, ("weights.safetensors", "not a readable safetensors file", "copy it again")),
+    "missing weights": Mistake(
+        nothing, ("gone.pth", "no such weights file; check the path"), {"weights": "{}/gone.pth"}
+    ),
+    "weights cut short": Mistake(
+        cut_short, ("weights.safetensors", "not a readable safetensors file", "copy it again")
+    ),
     "weights that are text": Mistake(
-        lambda place: (place.folder / "w.pth").write_text("hello"), ("w.pth", "copy it again"), {"weights": "{}/w.pth"}
+        lambda place: (place.folder / "w.pth").write_text("hello"),
+        ("w.pth", "copy it again"),
+        {"weights": "{}/w.pth"},
     ),
     "empty weights": Mistake(
         lambda place: (place.folder / "w.pth").touch(), ("w.pth", "copy it again"), {"weights": "{}/w.pth"}
@@ -136,23 +142,38 @@ MISTAKES = {
     ),
     # network
     "unknown model": Mistake(nothing, ("unknown network", "give --model"), {"model": "yolo9"}),
-    "a torchvision name mistyped": Mistake(nothing, ("did you mean resnet18?",), {"model": "torchvision:resnett18"}),
-    "a factory mistyped": Mistake(nothing, ("has no 'Tinny'; did you mean Tiny?",), {"model": "python:{}/net.py:Tinny"}),
-    "a source file mistyped": Mistake(nothing, ("there is no file", "check the path"), {"model": "python:{}/nut.py:Tiny"}),
+    "a torchvision name mistyped": Mistake(
+        nothing, ("did you mean resnet18?",), {"model": "torchvision:resnett18"}
+    ),
+    "a factory mistyped": Mistake(
+        nothing, ("has no 'Tinny'; did you mean Tiny?",), {"model": "python:{}/net.py:Tinny"}
+    ),
+    "a source file mistyped": Mistake(
+        nothing, ("there is no file", "check the path"), {"model": "python:{}/nut.py:Tiny"}
+    ),
     "source that does not compile": Mistake(code("def ("), ("net.py", "cannot be imported: SyntaxError")),
-    "source that fails": Mistake(code("raise RuntimeError('two\\nlines')"), ("cannot be imported: RuntimeError: two",)),
+    "source that fails": Mistake(
+        code("raise RuntimeError('two\\nlines')"), ("cannot be imported: RuntimeError: two",)
+    ),
     "a factory that fails": Mistake(
         code("def make():\n    raise KeyError('no\\nluck')"), ("the factory failed: KeyError",), MAKE
     ),
-    "a factory that exits": Mistake(code("def make():\n    raise SystemExit(7)"), ("the factory failed",), MAKE),
-    "a factory of something else": Mistake(code("def make():\n    return 3"), ("gives int; return an nn.Module",), MAKE),
+    "a factory that exits": Mistake(
+        code("def make():\n    raise SystemExit(7)"), ("the factory failed",), MAKE
+    ),
+    "a factory of something else": Mistake(
+        code("def make():\n    return 3"), ("gives int; return an nn.Module",), MAKE
+    ),
     "a buffer of NaN": Mistake(
         code("def make():\n    net = Tiny()\n    net.norm.running_mean[0] = float('nan')\n    return net"),
         ("norm.running_mean holds 1 values that are NaN",),
         MAKE,
     ),
     "NaN outputs": Mistake(
-        code("class Nan(Tiny):\n    def forward(self, x):\n        return super().forward(x) * (0 * x.sum() / 0)"),
+        code(
+            "class Nan(Tiny):\n    def forward(self, x):\n"
+            "        return super().forward(x) * (0 * x.sum() / 0)"
+        ),
         ("gives NaN or Inf for 120 of 120 calibration images", "check the weights and the preprocessing"),
         {"model": "python:{}/net.py:Nan"},
     ),
@@ -162,7 +183,10 @@ MISTAKES = {
         {"model": "python:{}/net.py:Two"},
     ),
     "a map of scores": Mistake(
-        code("class Map(Tiny):\n    def forward(self, x):\n        return torch.relu(self.inner(self.norm(self.stem(x))))"),
+        code(
+            "class Map(Tiny):\n    def forward(self, x):\n"
+            "        return torch.relu(self.inner(self.norm(self.stem(x))))"
+        ),
         ("outputs of shape (16, 4, 4) per image, not one score per class",),
         {"model": "python:{}/net.py:Map"},
     ),
@@ -196,7 +220,9 @@ MISTAKES = {
         lambda place: photos(place, broken=True), ("photos/class1/", ".png"), FOLDER
     ),
     "an empty class": Mistake(
-        lambda place: photos(place, empty=True), ("photos/class3: class folder without images", "add images"), FOLDER
+        lambda place: photos(place, empty=True),
+        ("photos/class3: class folder without images", "add images"),
+        FOLDER,
     ),
     "a folder without images": Mistake(
         lambda place: (place.folder / "photos").mkdir(), ("photos: holds no images", "sub-folder"), FOLDER
@@ -205,40 +231,56 @@ MISTAKES = {
         nothing, ("refuses an input of shape (3, 8, 8)", "check resize, crop and color"), {"color": "rgb"}
     ),
     "labels beyond the outputs": Mistake(
-        edit_images(lambda arrays: arrays["train_y"].__iadd__(2)), ("out of range: the network has 3 outputs",)
+        edit_images(lambda arrays: arrays["train_y"].__iadd__(2)),
+        ("out of range: the network has 3 outputs",),
     ),
-    "labels below 0": Mistake(edit_images(lambda arrays: arrays["train_y"].__isub__(1)), ("label -1", "out of range")),
+    "labels below 0": Mistake(
+        edit_images(lambda arrays: arrays["train_y"].__isub__(1)), ("label -1", "out of range")
+    ),
     "counts that differ": Mistake(
         lambda place: np.savez(place.images, x=np.zeros((150, 8, 8), np.uint8), y=np.zeros(9, np.int64)),
         ("images.npz", "150", "9"),
     ),
     "an array with code": Mistake(array_with_code, ("images.npz",)),
-    "an archive that is none": Mistake(lambda place: place.images.write_bytes(b"PK\x03\x04"), ("images.npz",)),
+    "an archive that is none": Mistake(
+        lambda place: place.images.write_bytes(b"PK\x03\x04"), ("images.npz",)
+    ),
     "a description that is not TOML": Mistake(
-        lambda place: (place.folder / "d.toml").write_text("[calibration\n"), ("d.toml", "TOML"), {"data": "{}/d.toml"}
+        lambda place: (place.folder / "d.toml").write_text("[calibration\n"),
+        ("d.toml", "TOML"),
+        {"data": "{}/d.toml"},
     ),
     "labels of another network": Mistake(
         edit_images(lambda arrays: arrays.update(train_y=(arrays["train_y"] + 1) % 3)),
         ("of 120 calibration images right", "check preprocessing and labels"),
     ),
     # target and folder
-    "unknown target": Mistake(nothing, ("unknown target `openvno`; did you mean `openvino`?",), {"target": "openvno"}),
+    "unknown target": Mistake(
+        nothing, ("unknown target `openvno`; did you mean `openvino`?",), {"target": "openvno"}
+    ),
     "a target that is not TOML": Mistake(
-        lambda place: (place.folder / "t.toml").write_text("runtime = "), ("t.toml", "not a TOML file"), {"target": "{}/t.toml"}
+        lambda place: (place.folder / "t.toml").write_text("runtime = "),
+        ("t.toml", "not a TOML file"),
+        {"target": "{}/t.toml"},
     ),
     "a file in the way": Mistake(
         lambda place: place.out.touch(), ("out: cannot be written", "choose another output folder")
     ),
     "a file above": Mistake(
-        lambda place: (place.folder / "above").touch(), ("cannot be written", "in the way"), {"out": "{}/above/out"}
+        lambda place: (place.folder / "above").touch(),
+        ("cannot be written", "in the way"),
+        {"out": "{}/above/out"},
     ),
     "a folder with other things": Mistake(
-        lambda place: (place.out.mkdir(), (place.out / "thesis.tex").touch()), ("not a run folder of edgeprune",)
+        lambda place: (place.out.mkdir(), (place.out / "thesis.tex").touch()),
+        ("not a run folder of edgeprune",),
     ),
     "settings that are not TOML": Mistake(
-        lambda place: (place.folder / "s.toml").write_text("alpha = "), ("s.toml: not valid TOML",), {"config": "{}/s.toml"}
+        lambda place: (place.folder / "s.toml").write_text("alpha = "),
+        ("s.toml: not valid TOML",),
+        {"config": "{}/s.toml"},
     ),
-}  # fmt: skip
+}
 
 
 # --- how they end -------------------------------------------------------------------------------------
@@ -255,13 +297,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     return settle(tmp_path)
 
 
-def refused(place: Place, flags: dict[str, object], capfd: pytest.CaptureFixture[str]) -> str:
+def refused(place: Place, flags: Mapping[str, object], capfd: pytest.CaptureFixture[str]) -> str:
     """Build where it cannot work; give the line that says why."""
     placed = {k: v.replace("{}", str(place.folder)) if isinstance(v, str) else v for k, v in flags.items()}
     found = program("build", *place.flags(**placed))
     assert isinstance(found.exception, SystemExit), repr(found.exception)
     assert (found.exit_code, found.stdout) == (1, "")
-    lines = [line for line in found.stderr.splitlines() if " done in " not in line and "Downloading" not in line]
+    lines = [
+        line for line in found.stderr.splitlines() if " done in " not in line and "Downloading" not in line
+    ]
     assert len(lines) == 1, found.stderr
     assert capfd.readouterr() == ("", "")
     assert not (place.out / "report.json").exists()
@@ -281,7 +325,7 @@ def test_a_mistake_is_one_line(place: Place, name: str, capfd: pytest.CaptureFix
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("most_bytes", [0, 2_000, 5_000, 14_000, 25_000])
+@pytest.mark.parametrize("most_bytes", [0, 2_000, 5_000, 25_000])
 @pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
 def test_a_full_disk_is_one_line_and_the_next_build_goes_on(
     place: Place, most_bytes: int, target: str, capfd: pytest.CaptureFixture[str]

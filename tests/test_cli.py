@@ -6,15 +6,18 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import pytest
-from click.testing import Result
 from sample_report import sample_report
 from tiny_builds import Place, measure_nothing, measured, program, settle
+from typer.testing import Result
 
 from edgeprune import report
+from edgeprune.cli.app import Settings
+from edgeprune.records import Measurement
 
 STAGES = ["walk", "export-dense", "export-pruned", "accuracy-dense", "accuracy-pruned", "measure"]
 HEAVY = ("torch", "openvino", "onnxruntime", "onnx", "numpy", "scipy", "matplotlib", "edgeprune.config")
@@ -225,10 +228,10 @@ def test_global_flags_may_stand_anywhere(
 ) -> None:
     from edgeprune.cli import main
 
+    monkeypatch.setattr(Settings, "quiet", False)  # put back afterwards
     monkeypatch.setattr(sys, "argv", ["edgeprune", "build", "--max-latency", "12", "--quiet"])
     with pytest.raises(SystemExit) as caught:
         main()
-    Settings.quiet = False
     assert caught.value.code == 1
     assert "not a time" in capsys.readouterr().err
 
@@ -300,7 +303,7 @@ def test_what_is_no_run_is_refused(command: str, content: str | None, tmp_path: 
 def test_reading_needs_no_torch(command: str, finished: Path) -> None:
     hidden = "import sys; sys.modules['torch'] = sys.modules['openvino'] = None"
     code = f"{hidden}\nfrom edgeprune.cli import main; main()"
-    words = [sys.executable, "-c", code, command, finished]
+    words = [sys.executable, "-c", code, command, str(finished)]
     found = subprocess.run(words, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
 
@@ -348,9 +351,7 @@ def test_measure_prints_what_was_measured(built: Place, monkeypatch: pytest.Monk
     assert one["latency"].keys() == {"dense.onnx"}
 
 
-def measured_as(names: list[str]) -> object:
-    from dataclasses import replace
-
+def measured_as(names: list[str]) -> Measurement:
     found = measured()
     latency, memory = (
         dict(zip(names, table.values(), strict=False)) for table in (found.latency, found.memory)

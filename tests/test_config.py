@@ -194,7 +194,7 @@ def test_a_wrong_flag_is_named_as_a_flag(tmp_path: Path) -> None:
 def test_a_file_that_is_not_toml_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "edgeprune.toml"
     file.write_bytes(content)
-    with pytest.raises(ConfigError, match="edgeprune.toml: not valid TOML"):
+    with pytest.raises(ConfigError, match=r"edgeprune\.toml: not valid TOML"):
         make_config({}, file=file)
 
 

@@ -168,6 +168,7 @@ def test_prune_finds_what_nothing_reads(pruned: PrunedModel) -> None:
     assert weights["head.weight"] == (3, 8)
 
 
+@pytest.mark.slow
 def test_prune_leaves_the_model_as_it_was() -> None:
     net = trained_net().train()
     before = copy.deepcopy(net.state_dict())
@@ -205,6 +206,7 @@ def test_no_more_parameters_go_than_allowed(limit: float) -> None:
     assert 0 < 1 - left / dense <= limit
 
 
+@pytest.mark.slow
 def test_accuracy_on_the_validation_images_falls_no_more_than_allowed() -> None:
     images, labels = calibration()
     known, held_out = (images[:60], labels[:60]), (images[60:], labels[60:])
@@ -221,6 +223,7 @@ def share_right(net: nn.Module, pair: tuple[Tensor, Tensor]) -> float:
     return float((net(pair[0]).argmax(1) == pair[1]).float().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [trained_net, hard_coded, one_by_one])
 def test_a_pruned_model_is_a_model_like_any_other(tmp_path: Path, make: Callable[[], nn.Module]) -> None:
     images, labels = calibration()
@@ -410,11 +413,13 @@ def test_calibration_images_are_not_evaluation_images(place: Place) -> None:
     assert sum(map(len, digests)) == len(set.union(*digests))
 
 
+@pytest.mark.slow
 def test_a_build_without_a_watcher_is_silent(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
     edgeprune.build(place.config())
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_over_budget_is_a_result(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     measure_nothing(monkeypatch, measured(pruned_ms=6.0))
     assert edgeprune.build(place.config(max_latency="5ms")).verdict.outcome is Outcome.OVER

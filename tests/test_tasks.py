@@ -28,7 +28,7 @@ def wilson(hits: int, count: int, z: float = 1.959963984540054) -> tuple[float, 
 def mcnemar(lost: int, gained: int) -> float:
     """Exact, two-sided: twice the smaller tail of a fair coin."""
     n, few = lost + gained, min(lost, gained)
-    return min(1.0, 2 * sum(math.comb(n, k) for k in range(few + 1)) / 2**n)
+    return float(min(1.0, 2 * sum(math.comb(n, k) for k in range(few + 1)) / 2**n))
 
 
 # --- scores -------------------------------------------------------------------------------------------

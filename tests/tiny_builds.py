@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import Result
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from sample_report import measurement
 from torch import Tensor, nn
 from torch.nn import functional
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from edgeprune.cli import app
 from edgeprune.cli.app import Settings

@@ -179,7 +179,7 @@ class _Run:
         note = f"{len(units)} units given back to align the width or keep the accuracy"
         return self._intervene(group, (), done=group.units, known=known, note=note, returned=units).removed
 
-    def _intervene(
+    def _intervene(  # noqa: PLR0913  # what is tested, and what is known of it already
         self,
         group: ChannelGroup,
         units: Sequence[int],

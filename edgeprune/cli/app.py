@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -89,6 +90,8 @@ def _end(message: str, code: int, err: BaseException) -> None:
 
 def main() -> None:
     """The `edgeprune` program. Global flags may stand anywhere on the line."""
+    # Waiting threads that spin make a walk several times slower on a machine that does other work too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = sys.argv[1:]
     stop = words.index("--") if "--" in words else len(words)
     flags = [word for word in words[:stop] if word in GLOBAL_FLAGS]

@@ -205,7 +205,7 @@ MISTAKES = {
     ),
     "nothing prunable": Mistake(
         code("def make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))"),
-        ("no channel can be removed", "the network's output (3)"),
+        ("no channel can be removed", "the network's output (3 channels)"),
         MAKE,
     ),
     "a program that is none": Mistake(

@@ -21,7 +21,6 @@ from torch.nn import functional
 
 import edgeprune
 from edgeprune import PrunedModel, PruneOptions, report, runtime
-from edgeprune.causal import Rules
 from edgeprune.channels import masked
 from edgeprune.errors import (
     DataError,
@@ -36,7 +35,6 @@ from edgeprune.records import InputSpec, Outcome, Split
 
 USELESS = tuple(range(8, 16))
 """Units of `inner.weight` that nothing reads."""
-ANY_WIDTH = Rules(align=1)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +198,7 @@ def test_class_names_stand_in_the_log() -> None:
 
 @pytest.mark.parametrize("limit", [0.1, 0.3, 0.5])
 def test_no_more_parameters_go_than_allowed(limit: float) -> None:
-    options = PruneOptions(alpha=1e-9, rules=ANY_WIDTH, max_param_ratio=limit)
+    options = PruneOptions(alpha=1e-9, align=1, max_param_ratio=limit)
     found = edgeprune.prune(trained_net(), calibration(), options=options)
     dense, left = (sum(p.numel() for p in net.parameters()) for net in (make_net(), found.module))
     assert 0 < 1 - left / dense <= limit
@@ -210,7 +208,7 @@ def test_no_more_parameters_go_than_allowed(limit: float) -> None:
 def test_accuracy_on_the_validation_images_falls_no_more_than_allowed() -> None:
     images, labels = calibration()
     known, held_out = (images[:60], labels[:60]), (images[60:], labels[60:])
-    options = PruneOptions(alpha=1e-12, rules=ANY_WIDTH)
+    options = PruneOptions(alpha=1e-12, align=1)
     strict = replace(options, max_accuracy_drop=0.02)
     free = edgeprune.prune(trained_net(), known, options=options)
     found = edgeprune.prune(trained_net(), known, validation=held_out, options=strict)
@@ -234,7 +232,7 @@ def test_a_pruned_model_is_a_model_like_any_other(tmp_path: Path, make: Callable
     assert torch.equal(twin(images[:1]), found.module(images[:1]))
     fine_tune_(twin, images[:1], labels[:1])
     assert not torch.equal(twin(images[:1]), found.module(images[:1]))
-    again = edgeprune.prune(found.module, (images, labels), options=PruneOptions(alpha=1e-6, rules=ANY_WIDTH))
+    again = edgeprune.prune(found.module, (images, labels), options=PruneOptions(alpha=1e-6, align=1))
     assert 0 < again.pruning.plan.param_ratio < 1
     found.save(tmp_path / "saved")
     loaded = edgeprune.load(tmp_path / "saved", make())
@@ -285,7 +283,7 @@ def test_outputs_that_are_nan_are_refused() -> None:
 
 def test_a_network_with_nothing_to_prune_says_why() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    with pytest.raises(NothingToPrune, match=r"no channel can be removed: .*the network's output \(3\)"):
+    with pytest.raises(NothingToPrune, match=r"no channel can be removed: .*the network's output \(3 channels\)"):
         edgeprune.prune(net, calibration())
 
 

@@ -23,7 +23,7 @@ from edgeprune.causal.schedule import Schedule
 from edgeprune.causal.verdict import Doubles, Judge
 from edgeprune.records import ChannelGroup, Finding, Step
 
-MIN_SHARD = 32
+MIN_SHARD = 8
 """Images that one evaluation runs together at least."""
 
 KNOWN = "known from the test of more units at once"

@@ -4,6 +4,7 @@ pruning.py    in memory: network + images -> which units it does not need
 saving.py     the smaller network as an object: made, saved and made again
 deploying.py  one network -> the deployed file, parity at every hand-over
 digests.py    what a stage depends on
+inputs.py     configuration -> target and network
 building.py   all of it, in a run folder, with resume
 """
 

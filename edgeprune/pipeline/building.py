@@ -6,8 +6,6 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -16,12 +14,12 @@ from typing import Protocol, TypeVar
 import numpy as np
 from torch import nn
 
-from edgeprune import calibration, causal, channels, gate, measure, report, runtime, target, tasks, zoo
-from edgeprune.config import EXAMPLE, BuildConfig
+from edgeprune import calibration, channels, gate, measure, report, runtime, tasks
+from edgeprune.config import BuildConfig
 from edgeprune.data_files import data_folder
-from edgeprune.errors import ConfigError
 from edgeprune.pipeline.deploying import deploy
 from edgeprune.pipeline.digests import digest, images_digest, network_digest
+from edgeprune.pipeline.inputs import Inputs, data_source
 from edgeprune.pipeline.pruning import (
     Analysed,
     Images,
@@ -49,10 +47,9 @@ from edgeprune.runfolder import RunFolder
 
 log = logging.getLogger(__name__)
 
-EXAMPLE_DATA = "digits"
-TORCHVISION = "torchvision:"
 PARITY_IMAGES = 8
 PROGRESS_EVERY = 8
+REPORTS = ("report.json", "report.html", "report.md")
 WALK_LIBRARIES = ("torch", "torchvision", "numpy", "scipy")
 LIBRARIES = ("edgeprune", *WALK_LIBRARIES, "onnx", "onnxscript", "onnxsim")
 
@@ -86,28 +83,27 @@ def build(config: BuildConfig, *, watcher: Watcher | None = None) -> Report:
     Raises:
         EdgepruneError: with one line that says what, where and what to do.
     """
+    inputs = Inputs.load(config)
     with RunFolder.open(config.out) as folder:
-        return Build(config, folder, watcher or Silence()).report()
+        return Build(inputs, folder, watcher or Silence()).report()
 
 
 class Build:
     """One build under way. Heavy things are made when a stage that cannot be reused asks for them."""
 
-    def __init__(self, config: BuildConfig, folder: RunFolder, watcher: Watcher) -> None:
-        self.config = config
+    def __init__(self, inputs: Inputs, folder: RunFolder, watcher: Watcher) -> None:
+        self.config = inputs.config
+        self.target = inputs.target
+        self.loaded = inputs.loaded
+        self.started = inputs.started
         self.folder = folder
         self.watcher = watcher
-        self.started = datetime.now(UTC).isoformat(timespec="seconds")
-        profile = target.load(config.target, folders=(Path("targets"), data_folder("targets")))
-        threads = config.threads or profile.threads
-        self.target = replace(profile, threads=threads, align=config.align or profile.align)
-        self.loaded = zoo.load(config.model, weights=config.weights)
         self.data = calibration.load(
-            data_source(config, folder.path),
-            overrides=config.preprocess,
+            data_source(self.config, folder.path),
+            overrides=self.config.preprocess,
             default=self.loaded.preprocess,
-            calibration_per_class=config.samples_per_class,
-            seed=config.seed,
+            calibration_per_class=self.config.samples_per_class,
+            seed=self.config.seed,
             folders=(Path("calibration"), data_folder("calibration")),
         )
 
@@ -179,9 +175,9 @@ class Build:
         drop = self.config.max_accuracy_drop
         return PruneOptions(
             alpha=self.config.alpha,
-            rules=causal.Rules(
-                group_test=self.config.group_test, early_exit=self.config.early_exit, align=self.target.align
-            ),
+            group_test=self.config.group_test,
+            early_exit=self.config.early_exit,
+            align=self.target.align,
             max_param_ratio=self.config.max_param_ratio,
             max_accuracy_drop=None if drop is None else drop / 100,
         )
@@ -219,14 +215,12 @@ class Build:
             module: nn.Module = self.loaded.module if name == "dense" else self.pruned.module
             notes: tuple[str, ...] = ()
             saved: tuple[Path, ...] = ()
+            reference = None
             if name == "pruned":
                 saved = self.pruned.save(self.folder.path / "pruned")
-                notes = (
-                    ()
-                    if self.pruned.own_class
-                    else (f"deployed from the traced graph: {self.pruned.reason}",)
-                )
-            reference = None if name == "dense" else self._masked_logits()
+                reference = self._masked_logits()
+                if not self.pruned.own_class:
+                    notes = (f"deployed from the traced graph: {self.pruned.reason}",)
             return deploy(
                 name,
                 module,
@@ -362,22 +356,11 @@ class Build:
         *,
         files: Callable[[Record], tuple[str, ...]] = lambda record: (),
     ) -> Record:
-        record, reused = self.folder.reuse_or_make(name, record_type, inputs, make, files=files)
+        def afresh() -> Record:
+            for stale in REPORTS:  # an earlier build's: if this one fails, nobody shall read it as its result
+                (self.folder.path / stale).unlink(missing_ok=True)
+            return make()
+
+        record, reused = self.folder.reuse_or_make(name, record_type, inputs, afresh, files=files)
         self.watcher.stage(name, reused=reused, seconds=self.folder.seconds[name])
         return record
-
-
-def data_source(config: BuildConfig, folder: Path) -> str:
-    """The data to use: the example brings its own, a torchvision data set is written as arrays first."""
-    if config.data is None:
-        if config.model == EXAMPLE:
-            return EXAMPLE_DATA
-        raise ConfigError(
-            f"model {config.model}: no data; "
-            "give --data FOLDER (one sub-folder per class), a .csv, an .npz or a .toml."
-        )
-    if not config.data.startswith(TORCHVISION):
-        return config.data
-    name, _, root = config.data.removeprefix(TORCHVISION).partition(":")
-    place = folder / "data" / f"{name}-{digest({'root': str(Path(root).resolve())})[:12]}.npz"
-    return str(place if place.exists() else zoo.torchvision_data(name, Path(root), place))

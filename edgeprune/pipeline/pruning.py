@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -55,8 +55,15 @@ class PruneOptions:
     """How far the analysis goes."""
 
     alpha: float = 0.05
-    rules: causal.Rules = field(default_factory=causal.Rules)
+    """Level of the causal test."""
+    group_test: int = 64
+    """Most units tested at once; 1 is the published walk."""
+    early_exit: bool = True
+    """Stop a test as soon as its verdict is sure."""
+    align: int = 8
+    """Widths are multiples of this; 1 leaves them as the walk gives them."""
     max_param_ratio: float | None = None
+    """Remove at most this share of the parameters, in [0, 1]."""
     max_accuracy_drop: float | None = None
     """Absolute, in [0, 1], on the validation images."""
 
@@ -81,20 +88,21 @@ def analyse(module: nn.Module, spec: InputSpec) -> Analysed:
         ModelError: it does not trace, or refuses the input.
         NothingToPrune: every channel is frozen.
     """
+    check_plain(module)
     traced = channels.trace(module, spec)
     coupling = channels.couple(traced)
     if not coupling.groups:
-        raise NothingToPrune(f"{type(module).__name__}: no channel can be removed: {why_nothing(coupling)}.")
+        reasons = channels.why_nothing(coupling)
+        raise NothingToPrune(f"{type(module).__name__}: no channel can be removed: {reasons}.")
     return Analysed(module, traced, coupling)
 
 
-def why_nothing(coupling: channels.Coupling) -> str:
-    """The freeze reasons, most frequent first."""
-    counts: dict[str, int] = {}
-    for axis in coupling.frozen:
-        counts[axis.reason] = counts.get(axis.reason, 0) + axis.indices
-    ranked = sorted(counts.items(), key=lambda item: -item[1])
-    return "; ".join(f"{reason} ({count})" for reason, count in ranked) or "it has no layers with channels"
+def check_plain(module: nn.Module) -> None:
+    """Raise for weights that are not float32 on the CPU, where the analysis runs."""
+    for name, tensor in module.named_parameters():
+        if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
+            where = f"{name} is {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
+            raise ModelError(f"{type(module).__name__}: {where}; give model.cpu().float().")
 
 
 def run(module: nn.Module, images: Floats, *, batch: int | None = None) -> Floats:
@@ -151,7 +159,7 @@ def find_units(
         scores=scores,
         judge=judge,
         order=ascending_magnitude(analysed),
-        rules=options.rules,
+        rules=causal.Rules(group_test=options.group_test, early_exit=options.early_exit, align=options.align),
         within=ledger.within(options.max_param_ratio),
         accepts=accuracy_guard(analysed, replay, images.validation, options.max_accuracy_drop),
         on_step=on_step,
@@ -164,7 +172,7 @@ def find_units(
         widths=tuple(width(group, replay.removed) for group in groups),
         findings=count_findings(steps, groups),
         frozen=analysed.coupling.frozen,
-        notes=unknown_ops(analysed.coupling),
+        notes=(*nothing_removed(replay.removed, steps), *unknown_ops(analysed.coupling)),
     )
 
 
@@ -283,6 +291,17 @@ def count_findings(steps: Sequence[Step], groups: Sequence[ChannelGroup]) -> dic
     for (group, _), finding in last.items():
         counts[group][finding] += 1
     return counts
+
+
+def nothing_removed(removed: Removed, steps: Sequence[Step]) -> tuple[str, ...]:
+    if any(removed.values()):
+        return ()
+    gone = (
+        "each group's removable units were too few for a whole step of the width"
+        if any(step.removed and step.units for step in steps)
+        else "every unit is critical to some class"
+    )
+    return (f"No channel was removed: {gone}.",)
 
 
 def unknown_ops(coupling: channels.Coupling) -> tuple[str, ...]:

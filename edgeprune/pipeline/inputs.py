@@ -1,0 +1,58 @@
+"""Configuration -> target and network: what a build needs before it opens its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from edgeprune import target, zoo
+from edgeprune.config import EXAMPLE, BuildConfig
+from edgeprune.data_files import data_folder
+from edgeprune.errors import ConfigError
+from edgeprune.pipeline.digests import digest
+from edgeprune.records import Target
+
+EXAMPLE_DATA = "digits"
+TORCHVISION = "torchvision:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Inputs:
+    """What a build can know before it opens its folder."""
+
+    config: BuildConfig
+    target: Target
+    loaded: zoo.Loaded
+    started: str
+
+    @classmethod
+    def load(cls, config: BuildConfig) -> Self:
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        profile = target.load(config.target, folders=(Path("targets"), data_folder("targets")))
+        chosen = replace(
+            profile, threads=config.threads or profile.threads, align=config.align or profile.align
+        )
+        if config.data is None and config.model != EXAMPLE:
+            raise ConfigError(
+                f"model {config.model}: no data; "
+                "give --data FOLDER (one sub-folder per class), a .csv, an .npz or a .toml."
+            )
+        return cls(
+            config=config,
+            target=chosen,
+            loaded=zoo.load(config.model, weights=config.weights),
+            started=started,
+        )
+
+
+def data_source(config: BuildConfig, folder: Path) -> str:
+    """The data to use: the example brings its own, a torchvision data set is written as arrays first."""
+    if config.data is None:
+        return EXAMPLE_DATA
+    if not config.data.startswith(TORCHVISION):
+        return config.data
+    name, _, root = config.data.removeprefix(TORCHVISION).partition(":")
+    place = folder / "data" / f"{name}-{digest({'root': str(Path(root).resolve())})[:12]}.npz"
+    return str(place if place.exists() else zoo.torchvision_data(name, Path(root), place))

@@ -283,7 +283,9 @@ def test_outputs_that_are_nan_are_refused() -> None:
 
 def test_a_network_with_nothing_to_prune_says_why() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    with pytest.raises(NothingToPrune, match=r"no channel can be removed: .*the network's output \(3 channels\)"):
+    with pytest.raises(
+        NothingToPrune, match=r"no channel can be removed: .*the network's output \(3 channels\)"
+    ):
         edgeprune.prune(net, calibration())
 
 

@@ -414,8 +414,8 @@ def digits(name: str) -> NDArray[np.uint8]:
     return array
 
 
-def test_no_digit_is_in_both_parts() -> None:
-    images = np.concatenate([digits("train_x"), digits("test_x")])
+def test_no_digit_is_in_two_parts() -> None:
+    images = np.concatenate([digits("train_x"), digits("calibration_x"), digits("test_x")])
     assert images.shape == (1797, 32, 32)
     assert len(np.unique(images, axis=0)) == len(images)
 

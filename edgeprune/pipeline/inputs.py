@@ -34,17 +34,13 @@ class Inputs:
         chosen = replace(
             profile, threads=config.threads or profile.threads, align=config.align or profile.align
         )
+        loaded = zoo.load(config.model, weights=config.weights)
         if config.data is None and config.model != EXAMPLE:
             raise ConfigError(
                 f"model {config.model}: no data; "
                 "give --data FOLDER (one sub-folder per class), a .csv, an .npz or a .toml."
             )
-        return cls(
-            config=config,
-            target=chosen,
-            loaded=zoo.load(config.model, weights=config.weights),
-            started=started,
-        )
+        return cls(config=config, target=chosen, loaded=loaded, started=started)
 
 
 def data_source(config: BuildConfig, folder: Path) -> str:

@@ -36,6 +36,8 @@ _ROUNDING = 1e-9
 _SMALLEST_P = 0.001
 """Below this a p-value is only said to be below it."""
 _MB = 1_000_000
+NOTABLE_DROP = 0.01
+"""A certain loss of accuracy above this is pointed out where nobody set a limit."""
 
 
 def judge(
@@ -57,7 +59,10 @@ def judge(
         checks.append(_check_accuracy(budget.max_accuracy_drop, accuracy_change))
     outcome = _worst(check.outcome for check in checks)
     trade = _trade(accuracy_change.drop.value, measurement)
-    return Verdict(outcome=outcome, checks=tuple(checks), sentence=_sentence(checks, outcome, trade))
+    sentence = _sentence(checks, outcome, trade)
+    if budget.max_accuracy_drop is None and accuracy_change.drop.low > NOTABLE_DROP:
+        sentence += " The loss is more than chance: --max-accuracy-drop limits it."
+    return Verdict(outcome=outcome, checks=tuple(checks), sentence=sentence)
 
 
 def _worst(outcomes: Iterable[Outcome]) -> Outcome:

@@ -140,6 +140,15 @@ def test_without_budgets_the_sentence_states_the_trade(ratio, drop, sentence):
     assert verdict.sentence.endswith("; no budget was set.")
 
 
+@pytest.mark.parametrize(
+    ("limit", "low", "said"), [(None, 0.03, True), (None, 0.009, False), (0.5, 0.03, False)]
+)
+def test_a_certain_loss_without_a_limit_is_pointed_out(limit, low, said):
+    change = replace(NOTHING_LOST, drop=Interval(value=0.05, low=low, high=0.07))
+    verdict = judged(Budget(max_accuracy_drop=limit), quiet(), change)
+    assert ("--max-accuracy-drop" in verdict.sentence) is said
+
+
 def test_a_disturbed_measurement_is_admitted_in_the_sentence():
     assert "in a disturbed measurement" in judged(Budget(), measurement()).sentence
     assert "disturbed" not in judged(Budget()).sentence

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("heavy"):
             item.add_marker(pytest.mark.skip(reason="heavy: runs with --all"))
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """What a test of the program does to our logger is undone: --verbose and the like set its level."""
+    logger = logging.getLogger("edgeprune")
+    logger.setLevel(logging.NOTSET)
+    yield
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

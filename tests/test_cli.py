@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +17,6 @@ from typer.testing import Result
 
 from edgeprune import report
 from edgeprune.cli.app import Settings
-from edgeprune.cli.progress import watching
 from edgeprune.records import Measurement
 
 STAGES = ["walk", "export-dense", "export-pruned", "accuracy-dense", "accuracy-pruned", "measure"]
@@ -403,17 +400,3 @@ def test_the_build_commands_of_the_readme_are_understood() -> None:
         found = edgeprune(*command.split()[1:], "--alpha", "9")
         assert found.exit_code == 1
         assert found.stderr.startswith(("error: --alpha = 9.0", "error: edgeprune.toml: cannot be read"))
-
-
-# --- progress -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("quiet", [True, False])
-def test_an_interrupt_that_was_swallowed_is_heeded(quiet: bool) -> None:
-    with watching(quiet=quiet) as watcher:
-        watcher.progress("walk", 1, 2, "")
-        with contextlib.suppress(KeyboardInterrupt):  # as Python does while it cleans an object up
-            signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            watcher.progress("walk", 2, 2, "")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -182,6 +182,7 @@ from tiny_builds import measured
 edgeprune.measure.measure = lambda *_, **__: measured()
 stop_at, how, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 sys.argv[1:] = sys.argv[4:]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a program started in the background ignores it
 moments = 0
 
 

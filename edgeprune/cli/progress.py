@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,47 +9,28 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from rich.progress import Progress, TaskID
 
 
-class Nothing:
-    """Shows nothing (--quiet), but heeds Ctrl-C as all watchers do.
+class Lines:
+    """One line for each stage, for logs."""
 
-    An interrupt that arrives while Python cleans an object up is printed and forgotten: here it is raised
-    again.
-    """
-
-    def __init__(self, console: Console, heard: list[int]) -> None:
+    def __init__(self, console: Console) -> None:
         self.console = console
-        self.heard = heard
 
     def stage(self, name: str, *, reused: bool, seconds: float) -> None:
-        self.heed()
-
-    def progress(self, name: str, done: int, total: int, detail: str) -> None:
-        self.heed()
-
-    def heed(self) -> None:
-        if self.heard:
-            raise KeyboardInterrupt
-
-
-class Lines(Nothing):
-    """One line for each stage, for logs, which get no bars."""
-
-    def stage(self, name: str, *, reused: bool, seconds: float) -> None:
-        self.heed()
         how = "unchanged, reused" if reused else f"done in {seconds:.1f} s"
         self.console.print(f"{name}: {how}", highlight=False)
+
+    def progress(self, name: str, done: int, total: int, detail: str) -> None:
+        """Logs get no bars."""
 
 
 class Bars(Lines):
     """A bar for the stage under way, above it a line for each stage done."""
 
-    def __init__(self, console: Console, heard: list[int], progress: Progress) -> None:
-        super().__init__(console, heard)
+    def __init__(self, console: Console, progress: Progress) -> None:
+        super().__init__(console)
         self.bars = progress
         self.task: TaskID | None = None
         self.name = ""
@@ -61,7 +40,6 @@ class Bars(Lines):
         super().stage(name, reused=reused, seconds=seconds)
 
     def progress(self, name: str, done: int, total: int, detail: str) -> None:
-        self.heed()
         if name != self.name:
             self._close()
             self.name, self.task = name, self.bars.add_task(name, total=total, detail=detail)
@@ -74,47 +52,29 @@ class Bars(Lines):
         self.task, self.name = None, ""
 
 
+class Nothing(Lines):
+    """For --quiet."""
+
+    def stage(self, name: str, *, reused: bool, seconds: float) -> None: ...
+
+
 @contextmanager
-def watching(*, quiet: bool) -> Iterator[Nothing]:
+def watching(*, quiet: bool) -> Iterator[Lines]:
     """The watcher that suits where stderr goes."""
     console = Console(stderr=True)
-    with interrupts() as heard:
-        if quiet:
-            yield Nothing(console, heard)
-        elif not console.is_terminal:
-            yield Lines(Console(stderr=True, soft_wrap=True), heard)
-        else:
-            with bars(console) as progress:
-                yield Bars(console, heard, progress)
+    if quiet:
+        yield Nothing(console)
+    elif not console.is_terminal:
+        yield Lines(Console(stderr=True, soft_wrap=True))
+    else:
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-
-def bars(console: Console) -> Progress:
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        TextColumn("[dim]{task.fields[detail]}[/dim]"),
-    )
-    return Progress(*columns, console=console, transient=True)
-
-
-@contextmanager
-def interrupts() -> Iterator[list[int]]:
-    """The interrupts heard so far; each raises KeyboardInterrupt as usual."""
-    heard: list[int] = []
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        heard.append(number)
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield heard
-        return
-    before = signal.signal(signal.SIGINT, hear)
-    try:
-        yield heard
-    finally:
-        signal.signal(signal.SIGINT, before)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TextColumn("[dim]{task.fields[detail]}[/dim]"),
+        )
+        with Progress(*columns, console=console, transient=True) as progress:
+            yield Bars(console, progress)

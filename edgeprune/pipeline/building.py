@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -44,8 +43,6 @@ from edgeprune.records import (
     Step,
 )
 from edgeprune.runfolder import RunFolder
-
-log = logging.getLogger(__name__)
 
 PARITY_IMAGES = 8
 PROGRESS_EVERY = 8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,8 +23,6 @@ from edgeprune.records import (
     Trajectory,
     Width,
 )
-
-log = logging.getLogger(__name__)
 
 Removed = Mapping[str, tuple[int, ...]]
 

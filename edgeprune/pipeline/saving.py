@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,15 +15,21 @@ from torch import Tensor, nn
 
 from edgeprune import channels, surgery
 from edgeprune.errors import InputError
-from edgeprune.pipeline.pruning import Analysed, Images, PruneOptions, analyse, as_labelled, find_units
+from edgeprune.pipeline.pruning import (
+    Analysed,
+    Images,
+    PruneOptions,
+    Removed,
+    analyse,
+    as_labelled,
+    find_units,
+)
 from edgeprune.records import Floats, InputSpec, Ints, Pruning
 from edgeprune.runfolder import writing
 
 PLAN_FORMAT = "edgeprune-plan/1"
 EXAMPLE_BATCH = 2
 """Any size above 1 lets torch.export leave the batch axis free."""
-
-Removed = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from edgeprune.causal import Replay
 from edgeprune.causal.fold import NORM, folded
+from edgeprune.causal.program import Program
 from edgeprune.channels import couple, masked, trace
 from edgeprune.records import ChannelGroup, InputSpec
 
@@ -21,7 +22,7 @@ CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 
 
 def replay(c: Case) -> Replay:
-    return Replay(c.graph, c.groups, c.images, SHARDS)
+    return Replay(Program(c.graph), c.groups, c.images, SHARDS)
 
 
 def in_order(network: Replay, c: Case) -> list[ChannelGroup]:
@@ -139,7 +140,7 @@ def test_values_kept_at_the_cut_are_never_overwritten() -> None:
     images = torch.randn(4, 3, 6, 6)
     with torch.no_grad():
         dense = traced.graph_module(images)
-    network = Replay(traced.graph_module, coupling.groups, images, [slice(0, 4)])
+    network = Replay(Program(traced.graph_module), coupling.groups, images, [slice(0, 4)])
     for group in sorted(coupling.groups, key=network.position):
         network.enter(group)
         for _ in range(3):
@@ -151,7 +152,7 @@ def test_values_kept_at_the_cut_are_never_overwritten() -> None:
 
 def test_values_that_nobody_reads_any_more_are_freed() -> None:
     c = case("depthwise")
-    network = Replay(c.graph, c.groups, c.images, [slice(0, 60)])
+    network = Replay(Program(c.graph), c.groups, c.images, [slice(0, 60)])
     assert network.kept_bytes == c.images.nbytes
     per_value = {"stem.weight": 6 * 36, "expand.weight": 10 * 16, "project.weight": 7}
     for group in in_order(network, c):
@@ -169,7 +170,7 @@ def test_values_that_nobody_reads_any_more_are_freed() -> None:
 
 def test_large_images_run_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     c = case("depthwise")
-    monkeypatch.setattr("edgeprune.causal.replay.PIECE_BYTES", 2.5 * c.images[0].nbytes)
+    monkeypatch.setattr("edgeprune.causal.program.PIECE_BYTES", 2.5 * c.images[0].nbytes)
     network = replay(c)
     assert [len(shard) for shard in network._alive] == [4, 1, 11]
     torch.testing.assert_close(everything(network), expected(c, {}, c.images[:30]), **CLOSE)
@@ -178,15 +179,16 @@ def test_large_images_run_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_network_of_batch_one_runs_image_by_image() -> None:
     c = case("concat")
-    network = Replay(c.graph, c.groups, c.images, SHARDS, batch=1)
+    program = Program(c.graph, batch=1)
+    network = Replay(program, c.groups, c.images, SHARDS)
     sizes: set[int] = set()
-    run = network._run_
+    run = program.run_
 
-    def watched(values: dict[torch.fx.Node, Tensor], **rest: object) -> dict[torch.fx.Node, Tensor]:
+    def watched(values: dict[torch.fx.Node, Tensor], **rest: object) -> None:
+        run(values, **rest)
         sizes.update(len(v) for v in values.values() if isinstance(v, Tensor))
-        return run(values, **rest)
 
-    network._run_ = watched
+    program.run_ = watched
     first = in_order(network, c)[0]
     network.enter(first)
     state = {first.name: (1, 4)}
@@ -242,7 +244,7 @@ def test_folding_changes_nothing_but_the_number_of_ops() -> None:
             nn.init.normal_(norm.bias)
     traced = trace(module.float(), InputSpec(shape=(3, 6, 6)))
     graph = traced.graph_module.double()
-    small = folded(graph)
+    small = folded(graph).graph
     images = torch.randn(4, 3, 6, 6, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(small(images), graph(images), **CLOSE)

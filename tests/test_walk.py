@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_walk import Reference
 
-from edgeprune.causal import Judge, Replay, Rules, Shard, Walker, aligned_step, make_judge, make_shards, walk
+from edgeprune.causal import Judge, Program, Replay, Rules, Shard, Walker, aligned_step, make_judge, make_shards, walk
 from edgeprune.records import ChannelGroup, Finding, Slot, Step
 
 NAMES = sorted(NETWORKS)
@@ -58,7 +58,7 @@ class Walked:
         self.images, self.labels = c.images[chosen], c.labels[chosen]
         judge = replace(judge, quantiles=judge.quantiles * self.tolerant)
         shards = make_shards(judge, minimum=1)
-        self.network = Recorder(c.graph, c.groups, self.images, [s.images for s in shards])
+        self.network = Recorder(Program(c.graph), c.groups, self.images, [s.images for s in shards])
         self.network.states = []
         walker = Walker(
             self.network,

@@ -1,12 +1,28 @@
 """Causal: C-SWAP, which units a network does not need (METHODS §1-2).
 
+evaluation.py one intervention, shard by shard
 verdict.py   scores under an intervention -> critical, neutral or detrimental
+program.py   the traced network compiled, BatchNorm folded (fold.py)
 replay.py    runs the traced network under interventions, recomputing only what changes
 walk.py      the order of interventions and what is removed
 """
 
+from edgeprune.causal.evaluation import Examiner, Shard, make_shards
+from edgeprune.causal.program import Program
 from edgeprune.causal.replay import Replay
 from edgeprune.causal.verdict import Judge, make_judge
-from edgeprune.causal.walk import Rules, Shard, Walker, aligned_step, make_shards, walk
+from edgeprune.causal.walk import Rules, Walker, aligned_step, walk
 
-__all__ = ["Judge", "Replay", "Rules", "Shard", "Walker", "aligned_step", "make_judge", "make_shards", "walk"]
+__all__ = [
+    "Examiner",
+    "Judge",
+    "Program",
+    "Replay",
+    "Rules",
+    "Shard",
+    "Walker",
+    "aligned_step",
+    "make_judge",
+    "make_shards",
+    "walk",
+]

@@ -9,7 +9,7 @@ reconstruction.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ MIN_SAMPLES = 10
 LARGE_SAMPLE = 30
 """From here on the normal quantile serves; below, Student's t with 2 n - 2 degrees of freedom."""
 MIN_SCORE = 1e-6
+POOL = "all classes together"
 MAX_Z = 1e6
 """z is clipped to ± this, so that every z is finite (JSON knows no infinity)."""
 
@@ -45,23 +46,54 @@ class Judge:
     Attributes:
         classes: The classes of the test; together they hold every image once.
         dense: Score of the dense network per image, shape (N,), in [0, 1].
-        quantiles: How far z may fall, per class.
+        quantiles: How far z may fall, per test: one a class, and one for the pool where there is one.
+        pooled: Whether all images together are one more class of the test (the last).
     """
 
     classes: tuple[TestClass, ...]
     dense: Doubles
     quantiles: Doubles
+    pooled: bool = False
+
+    @property
+    def tests(self) -> int:
+        """How many z there are."""
+        return len(self.quantiles)
+
+    @property
+    def members(self) -> list[tuple[str, Ints]]:
+        """Name and images of each test."""
+        found = [(c.name, c.images) for c in self.classes]
+        return [*found, (POOL, np.arange(len(self.dense)))] if self.pooled else found
 
     @property
     def tolerance(self) -> Doubles:
         """Δ_k: about how far the mean score of class k may fall before the fall is significant."""
-        spread = np.array([self.dense[c.images].std(ddof=1) for c in self.classes])
-        counts = np.array([len(c.images) for c in self.classes])
+        spread = np.array([self.dense[images].std(ddof=1) for _, images in self.members])
+        counts = np.array([len(images) for _, images in self.members])
         return np.asarray(self.quantiles * spread * np.sqrt(2 / counts), dtype=np.float64)
 
     def z(self, number: int, scores: Doubles) -> float:
         """z of one class; `scores` are those of its images under the intervention."""
         return welch_z(scores, self.dense[self.classes[number].images])
+
+    def pooled_z(self, scores: Doubles) -> float:
+        """z of all images together."""
+        return welch_z(scores, self.dense)
+
+    def pool_is_lost(self, scores: Doubles) -> bool:
+        """Whether all images together come out worse even if those not looked at yet (NaN) lost nothing.
+
+        Taking this for the verdict may keep a unit that could go, and never removes one that must stay.
+        """
+        if not self.pooled:
+            return False
+        hopeful = np.where(np.isnan(scores), self.dense, scores)
+        return self.pooled_z(hopeful) < -float(self.quantiles[-1])
+
+    def relaxed(self, factor: float) -> Judge:
+        """A judge that lets scores fall further, by this factor on the quantiles."""
+        return replace(self, quantiles=self.quantiles * factor)
 
     def effect(self, images: Ints, scores: Doubles) -> float:
         """Causal effect ξ over these images: mean of (σ* - σ) / σ; σ is clipped at 1e-6, NaN is σ* = 0."""
@@ -93,7 +125,7 @@ def quantiles(counts: Ints, alpha: float) -> Doubles:
 
 
 def make_judge(
-    probabilities: Doubles, labels: Ints, names: Sequence[str], *, alpha: float
+    probabilities: Doubles, labels: Ints, names: Sequence[str], *, alpha: float, pooled: bool = False
 ) -> tuple[Judge, Ints]:
     """A judge from the dense network's outputs, and the images it judges by.
 
@@ -102,6 +134,7 @@ def make_judge(
         labels: True classes, shape (N,).
         names: Class names.
         alpha: Level of the test.
+        pooled: Whether all images together are tested as well.
 
     Returns:
         The judge, and the numbers of the correctly classified images: class by class, so that a class lies in
@@ -127,8 +160,8 @@ def make_judge(
         order += inside.tolist()
     chosen = np.array(order, dtype=np.int64)
     scores = probabilities[chosen, labels[chosen]].astype(np.float64)
-    counts = np.array([len(c.images) for c in classes], dtype=np.int64)
-    return Judge(tuple(classes), scores, quantiles(counts, alpha)), chosen
+    counts = np.array([len(c.images) for c in classes] + [len(order)] * pooled, dtype=np.int64)
+    return Judge(tuple(classes), scores, quantiles(counts, alpha), pooled), chosen
 
 
 def merge_classes(probabilities: Doubles, labels: Ints, *, minimum: int) -> list[tuple[int, ...]]:

@@ -17,14 +17,10 @@ from dataclasses import dataclass, field, replace
 from math import gcd
 from typing import Protocol
 
-import numpy as np
-
+from edgeprune.causal.evaluation import Examiner, Outcome, Shard
 from edgeprune.causal.schedule import Schedule
 from edgeprune.causal.verdict import Doubles, Judge
 from edgeprune.records import ChannelGroup, Finding, Step
-
-MIN_SHARD = 8
-"""Images that one evaluation runs together at least."""
 
 KNOWN = "known from the test of more units at once"
 
@@ -40,15 +36,6 @@ class Network(Protocol):
     def enter(self, group: ChannelGroup) -> None: ...
     def remove_(self, group: ChannelGroup, units: Sequence[int]) -> None: ...
     def restore_(self, group: ChannelGroup, units: Sequence[int]) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Shard:
-    """A run of whole classes, evaluated together."""
-
-    number: int
-    images: slice
-    classes: range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,18 +73,6 @@ class Walker:
     on_step: Callable[[Step, int], None] = lambda step, settled: None
 
 
-def make_shards(judge: Judge, *, minimum: int = MIN_SHARD) -> tuple[Shard, ...]:
-    """Consecutive classes, together at least `minimum` images."""
-    shards: list[Shard] = []
-    first, start = 0, 0
-    for number, test_class in enumerate(judge.classes):
-        stop = int(test_class.images[-1]) + 1
-        if stop - start >= minimum or number == len(judge.classes) - 1:
-            shards.append(Shard(len(shards), slice(start, stop), range(first, number + 1)))
-            first, start = number + 1, stop
-    return tuple(shards)
-
-
 def walk(
     walker: Walker, groups: Sequence[ChannelGroup], shards: Sequence[Shard], recorded: Sequence[Step] = ()
 ) -> tuple[list[Step], str]:
@@ -112,7 +87,8 @@ def walk(
     Returns:
         All steps, and why the walk ended.
     """
-    run = _Run(walker, list(shards), iter(recorded))
+    examiner = Examiner(walker.judge, shards, early_exit=walker.rules.early_exit)
+    run = _Run(walker, examiner, iter(recorded))
     stopped = "natural end: every unit was tested"
     for group in sorted(groups, key=lambda g: (walker.network.position(g), g.name)):
         walker.network.enter(group)
@@ -125,7 +101,7 @@ def walk(
 @dataclass(slots=True, eq=False)
 class _Run:
     walker: Walker
-    priority: list[Shard]
+    examiner: Examiner
     recorded: Iterator[Step]
     steps: list[Step] = field(default_factory=list)
     settled: int = 0
@@ -196,42 +172,29 @@ class _Run:
             step = replace(self._evaluate(group, units), note=note)
         step = replace(step, returned=tuple(returned))
         assert (step.group, step.units) == (group.name, tuple(units)), "the journal is of another walk"
-        self._put_first(step.worst_class)
+        self.examiner.put_first_(step.worst_class)
         self.steps.append(step)
         settles = step.removed or len(units) == 1
         self.walker.on_step(step, self.settled + done + (len(units) if settles else 0))
         return step
 
     def _evaluate(self, group: ChannelGroup, units: Sequence[int]) -> Step:
-        judge = self.walker.judge
-        z = np.full(len(judge.classes), np.nan)
-        effects, evaluated = 0.0, 0
-        for shard in self.priority:
-            scores = self.walker.scores(shard, group, units)
-            images = np.arange(shard.images.start, shard.images.stop)
-            effects += judge.effect(images, scores) * len(images)
-            evaluated += len(images)
-            for number in shard.classes:
-                z[number] = judge.z(number, scores[judge.classes[number].images - shard.images.start])
-            if self.walker.rules.early_exit and judge.finding(z) is Finding.CRITICAL:
-                break
-        finding = judge.finding(z)
-        return Step(
-            group=group.name,
-            units=tuple(units),
-            finding=finding,
-            removed=finding is not Finding.CRITICAL,
-            effect=effects / evaluated,
-            worst_z=float(np.nanmin(z)),
-            worst_class=int(np.nanargmin(z)),
-            evaluated=evaluated,
-        )
+        outcome = self.examiner.examine(lambda shard: self.walker.scores(shard, group, units))
+        return make_step(group.name, units, outcome)
 
-    def _put_first(self, number: int) -> None:
-        """The class that came out worst is asked first next time."""
-        first = next(shard for shard in self.priority if number in shard.classes)
-        self.priority.remove(first)
-        self.priority.insert(0, first)
+
+def make_step(group: str, units: Sequence[int], outcome: Outcome) -> Step:
+    """The record of an intervention."""
+    return Step(
+        group=group,
+        units=tuple(units),
+        finding=outcome.finding,
+        removed=outcome.finding is not Finding.CRITICAL,
+        effect=outcome.effect,
+        worst_z=outcome.worst_z,
+        worst_class=outcome.worst_class,
+        evaluated=outcome.evaluated,
+    )
 
 
 def _untouched(group: ChannelGroup) -> Step:

@@ -1,0 +1,101 @@
+"""One intervention's outcome: scores shard by shard, until the verdict is sure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgeprune.causal.verdict import Doubles, Judge
+from edgeprune.records import Finding
+
+MIN_SHARD = 8
+"""Images that one evaluation runs together at least."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shard:
+    """A run of whole classes, evaluated together."""
+
+    number: int
+    images: slice
+    classes: range
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What an intervention did, as far as it was looked at."""
+
+    finding: Finding
+    effect: float
+    worst_z: float
+    worst_class: int
+    evaluated: int
+
+
+def make_shards(judge: Judge, *, minimum: int = MIN_SHARD) -> tuple[Shard, ...]:
+    """Consecutive classes, together at least `minimum` images."""
+    shards: list[Shard] = []
+    first, start = 0, 0
+    for number, test_class in enumerate(judge.classes):
+        stop = int(test_class.images[-1]) + 1
+        if stop - start >= minimum or number == len(judge.classes) - 1:
+            shards.append(Shard(len(shards), slice(start, stop), range(first, number + 1)))
+            first, start = number + 1, stop
+    return tuple(shards)
+
+
+@dataclass(slots=True, eq=False)
+class Examiner:
+    """Judges interventions; the classes that came out worst last are asked first.
+
+    Attributes:
+        judge: Judges scores against the dense network's.
+        shards: From `make_shards`.
+        early_exit: Stop at the first class that is significantly worse: the others cannot change the verdict.
+    """
+
+    judge: Judge
+    shards: Sequence[Shard]
+    early_exit: bool = True
+    _order: list[Shard] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._order = list(self.shards)
+
+    def examine(self, scores: Callable[[Shard], Doubles]) -> Outcome:
+        """The outcome of an intervention that gives these scores."""
+        judge = self.judge
+        z = np.full(judge.tests, np.nan)
+        changed = np.full(len(judge.dense), np.nan)
+        effects, evaluated = 0.0, 0
+        finding = Finding.NEUTRAL
+        for shard in self._order:
+            found = scores(shard)
+            images = np.arange(shard.images.start, shard.images.stop)
+            changed[shard.images] = found
+            effects += judge.effect(images, found) * len(images)
+            evaluated += len(images)
+            for number in shard.classes:
+                z[number] = judge.z(number, found[judge.classes[number].images - shard.images.start])
+            if judge.pooled and evaluated == len(changed):
+                z[-1] = judge.pooled_z(changed)
+            finding = judge.finding(z)
+            if self.early_exit and (finding is Finding.CRITICAL or judge.pool_is_lost(changed)):
+                finding = Finding.CRITICAL
+                break
+        return Outcome(
+            finding=finding,
+            effect=effects / evaluated,
+            worst_z=float(np.nanmin(z)),
+            worst_class=int(np.nanargmin(z)),
+            evaluated=evaluated,
+        )
+
+    def put_first_(self, number: int) -> None:
+        """Ask this class first next time."""
+        first = next((shard for shard in self._order if number in shard.classes), None)
+        if first is not None:  # else it is the pool
+            self._order.remove(first)
+            self._order.insert(0, first)

@@ -1,0 +1,177 @@
+"""A traced network compiled for running many times: BatchNorm folded, a few images a thread, weights to be swapped.
+
+A few images run on one thread, and `torch.get_num_threads()` such pieces side by side: quicker than all threads
+in each op, and the outputs do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, fx
+
+from edgeprune.causal.fold import CONVOLUTIONS, Folded, attribute, folded
+
+Value = Any  # a tensor, a size or a tuple of them: what a graph node gives
+Values = dict[fx.Node, Value]
+Weights = Mapping[str, Tensor]
+Piece, Result = TypeVar("Piece"), TypeVar("Result")
+
+aten = torch.ops.aten
+IMAGE_DIMS = 4
+PIECE_IMAGES, PIECE_BYTES = 8, 2.5e6
+"""Images that run together, at most: more at once do not fit the caches and run slower."""
+IN_PLACE: dict[object, Callable[..., Value]] = {
+    aten.hardswish.default: aten.hardswish_.default,
+    aten.hardtanh.default: aten.hardtanh_.default,
+    aten.relu.default: aten.relu_.default,
+    aten.silu.default: aten.silu_.default,
+}
+"""Activations that may overwrite what one of `FRESH` has just written: new memory is slow to come by."""
+FRESH: tuple[object, ...] = (*CONVOLUTIONS, aten.add.Tensor)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Op:
+    """One node, ready to run."""
+
+    node: fx.Node
+    function: Callable[..., Value]
+    in_place: Callable[..., Value]
+    """The same, overwriting its input: allowed where that was computed by this run, not kept at the cut."""
+    source: int
+    """Place of the op that computes its input."""
+    dies: tuple[fx.Node, ...]
+    """Values that nobody reads after this op."""
+
+
+class Program:
+    """A network ready to run from any op to any other, with any weights.
+
+    Args:
+        graph: Traced network; its parameters are copied, not changed.
+        batch: The only batch size that the graph accepts (1), or None.
+
+    Attributes:
+        folded: The graph without BatchNorms that could be folded.
+        ops: Nodes in order of running.
+        dense: Parameter or buffer -> its value, as the ops read it.
+    """
+
+    def __init__(self, graph: fx.GraphModule, *, batch: int | None = None) -> None:
+        assert batch in (None, 1), "a fixed batch is traced at size 1"
+        self._pool = ThreadPoolExecutor(
+            torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)
+        )
+        self._batch = batch
+        self.folded: Folded = folded(graph)
+        self.ops = _compile(self.folded.graph)
+        nodes = self.folded.graph.graph.nodes
+        reads = [node for node in nodes if node.op == "get_attr"]
+        self.dense = {str(n.target): channels_last(attribute(self.folded.graph, n).detach()) for n in reads}
+        self.output = _only(self.folded.graph, "output").all_input_nodes[0]
+        self.input = _only(self.folded.graph, "placeholder")
+
+    def start(self, images: Tensor) -> list[Values]:
+        """Images in pieces that the graph accepts and that run fast."""
+        size = self._batch or max(1, min(PIECE_IMAGES, int(PIECE_BYTES / images[0].nbytes)))
+        return [{self.input: channels_last(piece)} for piece in torch.split(images, size)]
+
+    def advance_(self, pieces: Iterable[Values], weights: Weights, start: int, stop: int) -> None:
+        """Compute the values of these ops, pieces side by side; values that nobody reads any more leave."""
+        self.each(partial(self.run_, weights=weights, start=start, stop=stop), pieces)
+
+    def logits(self, pieces: Iterable[Values], weights: Weights, *, start: int = 0) -> Tensor:
+        """The network's output from op `start` on, shape (n, K)."""
+        pieces = [dict(piece) for piece in pieces]
+        self.advance_(pieces, weights, start, len(self.ops))
+        return torch.cat([values[self.output] for values in pieces])
+
+    def each(self, function: Callable[[Piece], Result], pieces: Iterable[Piece]) -> list[Result]:
+        """A function of every piece (or pair of pieces), side by side, each on one thread."""
+        with _one_thread():
+            return list(self._pool.map(function, pieces))
+
+    @torch.inference_mode()
+    def run_op_(self, values: Values, *, weights: Weights, place: int) -> None:
+        """Compute one op for one piece and forget nothing."""
+        op = self.ops[place]
+
+        def read(node: fx.Node) -> Value:
+            return weights[str(node.target)] if node.op == "get_attr" else values[node]
+
+        values[op.node] = op.function(
+            *fx.node.map_arg(op.node.args, read), **fx.node.map_arg(op.node.kwargs, read)
+        )
+
+    @torch.inference_mode()
+    def run_(self, values: Values, *, weights: Weights, start: int, stop: int) -> None:
+        """Compute the values of these ops for one piece, on the thread that asks."""
+
+        def read(node: fx.Node) -> Value:
+            return weights[str(node.target)] if node.op == "get_attr" else values[node]
+
+        for op in self.ops[start:stop]:
+            args = fx.node.map_arg(op.node.args, read)
+            kwargs = fx.node.map_arg(op.node.kwargs, read)
+            function = op.in_place if op.source >= start else op.function
+            values[op.node] = function(*args, **kwargs)
+            for node in op.dies:
+                values.pop(node)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _compile(graph: fx.GraphModule) -> list[Op]:
+    """Nodes in order of running, each with the values that die at it."""
+    nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
+    last = {node: node for node in (_only(graph, "placeholder"), *nodes)}
+    for node in nodes:
+        last.update(dict.fromkeys((read for read in node.all_input_nodes if read.op != "get_attr"), node))
+    for node in _only(graph, "output").all_input_nodes:
+        del last[node]
+    dying: dict[fx.Node, list[fx.Node]] = {}
+    for value, reader in last.items():
+        dying.setdefault(reader, []).append(value)
+    place = {node: number for number, node in enumerate(nodes)}
+    return [_op(node, dying.get(node, []), place) for node in nodes]
+
+
+def _op(node: fx.Node, dies: Sequence[fx.Node], place: Mapping[fx.Node, int]) -> Op:
+    function = aten.reshape.default if node.target is aten.view.default else node.target
+    assert callable(function)  # above: a view may not suit the strides that a faster memory format leaves
+    in_place, source = function, -1
+    for read in node.all_input_nodes:
+        if node.target in IN_PLACE and read in dies and read.target in FRESH:
+            in_place, source = IN_PLACE[node.target], place[read]
+    return Op(node, function, in_place, source, tuple(dies))
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    """Images and filters in the memory format that convolutions on a CPU prefer."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == IMAGE_DIMS else tensor
+
+
+def weights_of(node: fx.Node) -> list[str]:
+    return [str(read.target) for read in node.all_input_nodes if read.op == "get_attr"]
+
+
+def _only(graph: fx.GraphModule, kind: str) -> fx.Node:
+    """The graph's single input or output."""
+    (node,) = (node for node in graph.graph.nodes if node.op == kind)
+    assert isinstance(node, fx.Node)
+    return node

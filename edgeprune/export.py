@@ -40,11 +40,12 @@ Shape = tuple[int, ...]
 # --- torch to ONNX ------------------------------------------------------------------------------------
 
 
-def to_onnx(module: nn.Module, spec: InputSpec, path: Path) -> tuple[str, ...]:
+def to_onnx(module: nn.Module, spec: InputSpec, path: Path, *, free_batch: bool = False) -> tuple[str, ...]:
     """Write the network with batch size 1, input `image` and output `scores`, all float32; return notes.
 
     Args:
         module: In evaluation mode and on the CPU; or the module of a `torch.export` program.
+        free_batch: Leave the batch size free, where the network allows it; runtimes are quicker without.
 
     Raises:
         ModelError: The exporter refuses the network; the message names the operation or the reason.
@@ -53,7 +54,7 @@ def to_onnx(module: nn.Module, spec: InputSpec, path: Path) -> tuple[str, ...]:
     # The graph of an exported program was traced in one mode for good; its `training` flag means nothing.
     assert isinstance(module, fx.GraphModule) or not module.training
     check_size(module)
-    model = convert(module, spec)
+    model = convert(module, spec, free_batch=free_batch)
     outputs = len(model.graph.output)
     if outputs != 1:
         raise ModelError(f"the network gives {outputs} outputs; change it to give one tensor of scores.")
@@ -73,15 +74,17 @@ def check_size(module: nn.Module) -> None:
         )
 
 
-def convert(module: nn.Module, spec: InputSpec) -> ModelProto:
+def convert(module: nn.Module, spec: InputSpec, *, free_batch: bool = False) -> ModelProto:
     """The network as torch's exporter gives it, batch-norms folded into convolutions."""
-    image = torch.zeros(1, *spec.shape)
+    # A size above 1: the exporter takes 1 for a constant.
+    image = torch.zeros(2 if free_batch else 1, *spec.shape)
     try:
         with silence():
             program = torch.onnx.export(
                 module,
                 (image,),
                 dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},) if free_batch else None,
                 opset_version=OPSET,
                 input_names=[INPUT],
                 output_names=[OUTPUT],

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 from edgeprune.errors import ParityError
 from edgeprune.records import InputSpec
@@ -53,7 +54,7 @@ def operate(
     example = torch.randn(batch or 2, *spec.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = graph(example)
-    if not torch.isfinite(expected).all():
+    if not all_finite(expected):
         raise ParityError(
             "surgery: the cut network gives NaN or Inf; check the weights of the dense network."
         )
@@ -89,15 +90,37 @@ def _perturbed_error(graph: nn.Module, own: nn.Module, example: Tensor) -> float
         expected = graph(example.double())
     except RuntimeError:  # the network insists on single precision
         return 0.0
-    if not torch.isfinite(expected).all():  # these weights say nothing
+    if not all_finite(expected):  # these weights say nothing
         return 0.0
     return 0.0 if relative_error(expected, own(example.double())) <= DOUBLE_TOLERANCE else float("inf")
 
 
-def relative_error(expected: Tensor, other: Tensor) -> float:
-    """max |a - b| / max |a|; infinite when the shapes differ."""
+def all_finite(output: object) -> bool:
+    return all(bool(torch.isfinite(t).all()) for t in tree_leaves(output) if isinstance(t, Tensor))
+
+
+def relative_error(expected: object, other: object) -> float:
+    """max |a - b| / max |a|, the largest over the tensors of an output; infinite when the shapes differ.
+
+    Args:
+        expected: One tensor, or tensors in dictionaries, tuples and lists.
+    """
+    ours, structure = tree_flatten(expected)
+    theirs, other_structure = tree_flatten(other)
+    if structure != other_structure:
+        return float("inf")
+    return max((_leaf_error(a, b) for a, b in zip(ours, theirs, strict=True)), default=0.0)
+
+
+def _leaf_error(expected: object, other: object) -> float:
+    if not isinstance(expected, Tensor) or not isinstance(other, Tensor):
+        return 0.0 if expected is other or expected == other else float("inf")
     if expected.shape != other.shape:
         return float("inf")
+    if not expected.is_floating_point():
+        return 0.0 if torch.equal(expected, other) else float("inf")
+    if not expected.numel():
+        return 0.0
     scale = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
     return float((expected - other).abs().max() / scale)
 

@@ -1,4 +1,4 @@
-"""Networks that torchvision has not, written from their papers; their weights lie in ../shared/data/models.
+"""Networks that torchvision has not, written from their papers; weights of most lie in ../shared/data/models.
 
 Each factory serves as a user's own code: `--model python:tests.nets:cifar_resnet20`.
 """
@@ -116,3 +116,101 @@ class CifarViT(nn.Module):
 
 def cifar_vit(num_classes: int = 10) -> CifarViT:
     return CifarViT(num_classes)
+
+
+class DdrBlock(nn.Module):
+    """Two 3x3 convolutions, or 1x1, 3x3, 1x1 to twice the width; `last` leaves out the final ReLU."""
+
+    def __init__(self, inputs: int, width: int, stride: int = 1, *, wide: bool = False, last: bool = False):
+        super().__init__()
+        outputs = 2 * width if wide else width
+        sizes = [(inputs, width, 1), (width, width, 3), (width, outputs, 1)]
+        sizes = sizes if wide else [(inputs, width, 3), (width, width, 3)]
+        strides = (1, stride, 1) if wide else (stride, 1)
+        layers = [normed(*size, step) for size, step in zip(sizes, strides, strict=True)]
+        self.layers = nn.Sequential(*(nn.Sequential(layer, nn.ReLU()) for layer in layers[:-1]), layers[-1])
+        fits = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if fits else normed(inputs, outputs, 1, stride)
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        joined: Tensor = self.layers(x) + self.shortcut(x)
+        return joined if self.last else torch.relu(joined)
+
+
+class Dappm(nn.Module):
+    """Deep aggregation pyramid pooling (Hong et al. 2021, figure 5): ever coarser means, added up in turn."""
+
+    def __init__(self, inputs: int, width: int, outputs: int) -> None:
+        super().__init__()
+        pools = [nn.AvgPool2d(2 ** (i + 1) + 1, 2**i, 2**i) for i in (1, 2, 3)]
+        scales = [nn.Identity(), *pools, nn.AdaptiveAvgPool2d(1)]
+        self.scales = nn.ModuleList(nn.Sequential(scale, *activated(inputs, width, 1)) for scale in scales)
+        self.processes = nn.ModuleList(nn.Sequential(*activated(width, width, 3)) for _ in range(4))
+        self.compression = nn.Sequential(*activated(5 * width, outputs, 1))
+        self.shortcut = nn.Sequential(*activated(inputs, outputs, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = [self.scales[0](x)]
+        for scale, process in zip(self.scales[1:], self.processes, strict=True):
+            found.append(process(resized(scale(x), x) + found[-1]))
+        joined: Tensor = self.compression(torch.cat(found, 1)) + self.shortcut(x)
+        return joined
+
+
+class DdrNet(nn.Module):
+    """Deep dual-resolution network (Hong et al. 2021): two branches that keep exchanging what they found."""
+
+    def __init__(self, num_classes: int, *, width: int, pooled: int, head: int) -> None:
+        super().__init__()
+        w, high = width, 2 * width
+        stem = [nn.Sequential(normed(i, w, 3, 2), nn.ReLU()) for i in (3, w)]
+        self.stem = nn.Sequential(*stem, ddr_stage(w, w), nn.ReLU(), ddr_stage(w, 2 * w, 2), nn.ReLU())
+        self.low3, self.low4 = ddr_stage(2 * w, 4 * w, 2), ddr_stage(4 * w, 8 * w, 2)
+        self.low5 = DdrBlock(8 * w, 8 * w, 2, wide=True, last=True)
+        self.high3, self.high4 = ddr_stage(2 * w, high), ddr_stage(high, high)
+        self.high5 = DdrBlock(high, high, wide=True, last=True)
+        self.compression3, self.compression4 = normed(4 * w, high, 1), normed(8 * w, high, 1)
+        self.down3 = normed(high, 4 * w, 3, 2)
+        self.down4 = nn.Sequential(normed(high, 4 * w, 3, 2), nn.ReLU(), normed(4 * w, 8 * w, 3, 2))
+        self.pool = Dappm(16 * w, pooled, 4 * w)
+        self.head = nn.Sequential(
+            *activated(4 * w, head, 3), nn.BatchNorm2d(head), nn.ReLU(), nn.Conv2d(head, num_classes, 1)
+        )
+        self.extra_head = nn.Sequential(
+            *activated(high, head, 3), nn.BatchNorm2d(head), nn.ReLU(), nn.Conv2d(head, num_classes, 1)
+        )
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        stem = self.stem(x)
+        low, high = self.low3(stem), self.high3(stem)
+        extra = high + resized(self.compression3(torch.relu(low)), high)
+        low = self.low4(torch.relu(low + self.down3(torch.relu(high))))
+        high = self.high4(torch.relu(extra))
+        fused = high + resized(self.compression4(torch.relu(low)), high)
+        low = self.low5(torch.relu(low + self.down4(torch.relu(high))))
+        joined = resized(self.pool(low), high) + self.high5(torch.relu(fused))
+        return {"out": self.head(joined), "extra": self.extra_head(extra)}
+
+
+def normed(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
+
+
+def activated(inputs: int, outputs: int, size: int) -> list[nn.Module]:
+    """Normalise and activate first, then convolve."""
+    convolution = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
+    return [nn.BatchNorm2d(inputs), nn.ReLU(), convolution]
+
+
+def ddr_stage(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(DdrBlock(inputs, outputs, stride), DdrBlock(outputs, outputs, last=True))
+
+
+def resized(x: Tensor, like: Tensor) -> Tensor:
+    return functional.interpolate(x, size=like.shape[-2:], mode="bilinear")
+
+
+def ddrnet_23_slim(num_classes: int = 19) -> DdrNet:
+    return DdrNet(num_classes, width=32, pooled=128, head=64)

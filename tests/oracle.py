@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from tiny_nets import SIDE, TINY_NETS
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
 from edgeprune.channels import Costs, Coupling, couple, cut, masked, trace
 from edgeprune.records import InputSpec
@@ -54,8 +55,16 @@ def random_images(coupling: Coupling, *, images: int = 2, seed: int = 0) -> Tens
     return torch.randn(traced.batch or images, *traced.spec.shape, generator=generator)
 
 
-def relative_error(expected: Tensor, other: Tensor) -> float:
-    """max |a - b| / max |a|; the shapes must be equal."""
+def relative_error(expected: object, other: object) -> float:
+    """max |a - b| / max |a|, the largest over an output's tensors; shapes and structure must be equal."""
+    ours, structure = tree_flatten(expected)
+    theirs, other_structure = tree_flatten(other)
+    assert structure == other_structure
+    pairs = zip(ours, theirs, strict=True)
+    return max(tensor_error(a, b) for a, b in pairs if isinstance(a, Tensor))
+
+
+def tensor_error(expected: Tensor, other: Tensor) -> float:
     assert expected.shape == other.shape
     assert torch.isfinite(expected).all()
     return float((expected - other).abs().max() / expected.abs().max())
@@ -70,7 +79,7 @@ def masked_against_cut(coupling: Coupling, removed: Removed) -> float:
     x = random_images(coupling)
     expected, smaller = masked(coupling, removed)(x), cut(coupling, removed)
     if any(removed.values()):
-        dense: Tensor = coupling.ties.traced.graph_module(x)
+        dense = coupling.ties.traced.graph_module(x)
         assert relative_error(dense, expected) > 1e-6, "the units do not matter: this proves nothing"
     assert Costs(coupling).count(removed)[0] == sum(p.numel() for p in smaller.parameters())
     return relative_error(expected, smaller(x))

@@ -13,7 +13,7 @@ from tiny_nets import TINY_NETS, conv, net
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_small, shufflenet_v2_x0_5
 
-from edgeprune.channels import Costs, Coupling, couple, cut, trace, why_nothing
+from edgeprune.channels import Bound, Costs, Coupling, couple, cut, trace, why_nothing
 from edgeprune.channels.rules import RULES
 from edgeprune.channels.shapes import same
 from edgeprune.errors import ModelError
@@ -118,6 +118,26 @@ def test_a_rule_of_the_users_own_frees_what_the_op_froze() -> None:
     assert coupling.unknown_ops == {}
     assert units(coupling) == TINY_NETS["no_rule"].units + 8
     assert_right(coupling)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["c2f", "attention_fused", "dense_block", "grouped_residual"])
+def test_beyond_its_bound_coupling_gives_a_partial_answer(name: str) -> None:
+    whole, found = tiny(name)[1], []
+    assert whole.stopped == ""
+    for pairs in range(0, whole.ties.pairs, whole.ties.pairs // 5):
+        part = couple(whole.ties.traced, bound=Bound(pairs=pairs))
+        assert part.stopped == f"coupling stopped after {pairs} ties"
+        found.append(units(part))
+        assert_right(part)
+    assert found[0] == 0
+    assert 0 < found[-1] <= units(whole)
+
+
+def test_out_of_time_everything_is_frozen() -> None:
+    part = couple(tiny("plain")[1].ties.traced, bound=Bound(seconds=-1))
+    assert part.groups == ()
+    assert why_nothing(part) == "coupling stopped after -1 s"
 
 
 def test_why_nothing_gives_reasons_and_ops() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from edgeprune import export
+from edgeprune import channels, export
 from edgeprune.errors import ModelError, ParityError, RunFolderError
 from edgeprune.export import artifact, params_and_macs, parity, simplify, to_onnx, to_openvino
 from edgeprune.records import Floats, InputSpec
@@ -301,3 +301,33 @@ def test_what_is_not_finite_is_blamed_on_the_side_that_made_it(bad: float) -> No
 def test_other_shapes_are_no_parity() -> None:
     with pytest.raises(ParityError, match=r"\(2, 2\) became \(1, 2\)"):
         parity("torch -> onnx", SCORES, SCORES[:1])
+
+
+# --- what the exporter merges or fixes ----------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_free_batch_stays_free(tmp_path: Path) -> None:
+    net, path = small_net(), tmp_path / "net.onnx"
+    to_onnx(net, SPEC, path, free_batch=True)
+    for size in (1, 2, 5):
+        images = torch.rand(size, *SPEC.shape)
+        parity("torch -> onnx", torch_scores(net, images), onnx_scores(path, images))
+    to_onnx(net, SPEC, path)
+    assert onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+
+
+@pytest.mark.slow
+def test_equal_weights_stay_right_when_the_network_was_cut(tmp_path: Path) -> None:
+    """Exporters keep equal tensors once; the cut comes before, where each layer has its own."""
+    net = nn.Sequential(*(nn.Conv2d(i, 8, 1) for i in (3, 8, 8, 8)), nn.Flatten(), nn.Linear(512, 4)).eval()
+    for module in list(net)[:4]:
+        nn.init.zeros_(module.bias)
+    net[2].weight.data.copy_(net[1].weight)
+    coupling = channels.couple(channels.trace(net, SPEC))
+    removed = {group.name: tuple(range(number + 1)) for number, group in enumerate(coupling.groups)}
+    smaller, path = channels.cut(coupling, removed), tmp_path / "net.onnx"
+    to_onnx(smaller, SPEC, path)
+    simplify(path)
+    image = torch.rand(1, *SPEC.shape)
+    parity("torch -> onnx", torch_scores(smaller, image), onnx_scores(path, image))

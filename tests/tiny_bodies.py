@@ -201,6 +201,13 @@ def channels_in_place(m: Any, x: Tensor) -> Tensor:
     return y
 
 
+def weight_standardised(m: Any, x: Tensor) -> Tensor:
+    """Weights of mean 0 and variance 1 for each output channel, then a gain."""
+    weight = m.a.weight
+    flat = functional.batch_norm(weight.reshape(1, len(weight), -1), None, None, training=True)
+    return functional.conv2d(x, flat.reshape_as(weight) * m.gain, m.a.bias)
+
+
 def lstm(m: Any, x: Tensor) -> Tensor:
     return features(m.lstm(tokens(m.a(x)))[0])
 

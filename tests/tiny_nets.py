@@ -58,6 +58,10 @@ def conv(inputs: int = 8, outputs: int = 8, size: int = 3, **options: Any) -> Ca
     return lambda: nn.Conv2d(inputs, outputs, size, **({"padding": size // 2} | options))
 
 
+def conv_1d(inputs: int, outputs: int) -> Callable[[], nn.Module]:
+    return lambda: nn.Conv1d(inputs, outputs, 1)
+
+
 def dense(inputs: int = 8, outputs: int = 8) -> Callable[[], nn.Module]:
     return lambda: nn.Linear(inputs, outputs)
 
@@ -117,7 +121,9 @@ TINY_NETS: dict[str, TinyNet] = {
     ),
     "prelu": net(lambda m, x: m.slope(m.norm(x)), 8, slope=lambda: nn.PReLU(8)),
     "prelu_one_slope": net(lambda m, x: m.slope(m.norm(x)), 8, slope=nn.PReLU),
-    "same": net(lambda m, x: aten.alias(functional.dropout(x.double().float(), 0.5, False).detach()), 8),
+    "same": net(
+        lambda m, x: aten.alias(functional.dropout(x.double().float(), 0.5, False).detach()).type_as(x), 8
+    ),
     # convolutions
     "conv_same_padding": net(
         lambda m, x: m.b(m.a(x)), 12, a=conv(padding="same"), b=conv(padding="same", groups=4)
@@ -173,14 +179,18 @@ TINY_NETS: dict[str, TinyNet] = {
     ),
     "weight_norm": net(
         lambda m, x: m.a(m.b(x)),
-        8,
+        16,
         a=lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3)),
         b=conv(),
     ),
+    "weight_standardised": net(bodies.weight_standardised, 8, a=conv(), gain=parameter(8, 1, 1, 1)),
     "without_gradient": net(bodies.without_gradient, 24, a=conv(), b=conv()),
     # normalisation
     "frozen_batch_norm": net(lambda m, x: m.a(x), 8, a=lambda: FrozenBatchNorm2d(8)),
     "batch_norm_no_affine": net(lambda m, x: m.a(x), 8, a=lambda: nn.BatchNorm2d(8, affine=False)),
+    "batch_norm_without_statistics": net(
+        lambda m, x: m.a(x), 8, a=lambda: nn.BatchNorm2d(8, track_running_stats=False)
+    ),
     "instance_norm": net(lambda m, x: m.a(x), 8, a=lambda: nn.InstanceNorm2d(8, affine=True)),
     "instance_norm_running": net(
         lambda m, x: m.a(x), 8, a=lambda: nn.InstanceNorm2d(8, track_running_stats=True)
@@ -301,6 +311,14 @@ TINY_NETS: dict[str, TinyNet] = {
     ),
     "pixel_shuffle": net(lambda m, x: functional.pixel_shuffle(m.a(x), 2), 12, out=4, a=conv(8, 16)),
     "pixel_unshuffle": net(lambda m, x: m.a(functional.pixel_unshuffle(x, 2)), 16, a=conv(32, 8)),
+    "unfold": net(lambda m, x: m.a(functional.unfold(m.b(x), 2)), 24, a=conv_1d(32, 8), b=conv()),
+    "windows": net(
+        lambda m, x: m.b(m.a(x).unfold(2, 2, 2).unfold(-2, 3, 1).flatten(2)), 24, a=conv(), b=conv_1d(8, 8)
+    ),
+    "windows_of_channels": net(lambda m, x: m.a(x).unfold(1, 2, 2).flatten(2), 8, out=4, a=conv()),
+    "fold": net(
+        lambda m, x: functional.fold(m.a(functional.unfold(x, 2)), SIDE, 2), 8 + 4, out=4, a=conv_1d(32, 16)
+    ),
     "padded_shortcut": net(bodies.padded_shortcut, 16, out=16, a=conv(8, 16, stride=2)),
     "padded_concat": net(
         lambda m, x: m.a(

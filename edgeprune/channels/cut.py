@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,18 @@ from edgeprune.channels.groups import Coupling, Removed
 from edgeprune.channels.repairs import repair_
 from edgeprune.channels.trace import attribute
 
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
-def masked(coupling: Coupling, removed: Removed) -> fx.GraphModule:
-    """The traced graph at full size, the units' entries zeroed wherever a layer sums over them."""
-    result = copy.deepcopy(coupling.ties.traced.graph_module)
+
+def masked(coupling: Coupling, removed: Removed, weights: Mapping[str, Tensor] = NOTHING) -> fx.GraphModule:
+    """The traced graph at full size, the units' entries zeroed wherever a layer sums over them.
+
+    Args:
+        coupling: From `couple`.
+        removed: Units that go.
+        weights: New values of parameters and buffers, at full size (compensation).
+    """
+    result = _with_weights(coupling, weights)
     for group in coupling.groups:
         units = list(removed.get(group.name, ()))
         for slot in group.slots if units else ():
@@ -28,9 +37,9 @@ def masked(coupling: Coupling, removed: Removed) -> fx.GraphModule:
     return result
 
 
-def cut(coupling: Coupling, removed: Removed) -> fx.GraphModule:
-    """The traced graph without the units: parameters sliced, shape constants corrected."""
-    result = copy.deepcopy(coupling.ties.traced.graph_module)
+def cut(coupling: Coupling, removed: Removed, weights: Mapping[str, Tensor] = NOTHING) -> fx.GraphModule:
+    """The traced graph without the units: parameters sliced, shape constants corrected; see `masked`."""
+    result = _with_weights(coupling, weights)
     changed: dict[int, Tensor] = {}
     for name, axes in kept_indices(coupling, removed).items():
         tensor = attribute(result, name)
@@ -38,6 +47,15 @@ def cut(coupling: Coupling, removed: Removed) -> fx.GraphModule:
         changed[id(tensor)] = sliced(tensor, axes)
     _replace_(result, changed)
     repair_(result, coupling, coupling.kept(removed))
+    return result
+
+
+def _with_weights(coupling: Coupling, weights: Mapping[str, Tensor]) -> fx.GraphModule:
+    result = copy.deepcopy(coupling.ties.traced.graph_module)
+    for name, value in weights.items():
+        tensor = attribute(result, name)
+        assert isinstance(tensor, Tensor)
+        tensor.data.copy_(value)
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ class Coupling:
     """Group name -> component of each of its units."""
     frozen: tuple[FrozenAxis, ...]
     unknown_ops: dict[str, int]
+    stopped: str
+    """Why coupling gave only a partial answer; empty when it is whole."""
 
     def kept(self, removed: Removed) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Per identity, whether it stays when these units are removed."""
@@ -45,26 +48,62 @@ class Coupling:
         return ~gone[self.component]
 
 
-def couple(traced: Traced, *, rules: Mapping[Op, Rule] | None = None) -> Coupling:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """What coupling may take. Beyond it, the rest of the network is frozen: the answer is partial."""
+
+    seconds: float = 600.0
+    pairs: int = 50_000_000
+    """Ties between two identities, of 16 bytes each."""
+
+    def passed(self, ties: Ties, start: float) -> str:
+        """Why coupling has to stop here; empty while it may go on."""
+        if ties.pairs > self.pairs:
+            return f"coupling stopped after {self.pairs} ties"
+        return f"coupling stopped after {self.seconds:g} s" if time.monotonic() - start > self.seconds else ""
+
+
+NO_MORE_THAN = Bound()
+
+
+def couple(
+    traced: Traced,
+    *,
+    rules: Mapping[Op, Rule] | None = None,
+    bound: Bound = NO_MORE_THAN,
+    head_width: bool = False,
+) -> Coupling:
     """Find the channel groups of a traced network.
 
     Args:
         traced: From `trace`.
         rules: Rules of the user's own for ops that have none, or to overrule ours.
+        bound: Time and memory; what lies behind it in the graph is frozen.
+        head_width: Cut attention heads in width, all of a layer by as much, where query and key are plain
+            projections; elsewhere and without it, heads are cut whole.
     """
-    ties = Ties(traced)
+    ties, start, stopped = Ties(traced, head_width), time.monotonic(), ""
     for node in traced.nodes:
-        if node.op == "call_function":
+        stopped = stopped or bound.passed(ties, start)
+        if stopped:
+            ties.freeze_all(node, stopped)
+        elif node.op == "call_function":
             couple_node(node, ties, rules or {})
         elif node.op == "output":
             ties.freeze_all(node, "the network's output")
         elif node.op in ("call_module", "call_method"):
             ties.freeze_all(node, f"no rule for {node.target}")
-    component = _solve(ties)
+    component = _components(ties)
+    while not stopped and _make_rectangular(ties, component):
+        component, stopped = _components(ties), bound.passed(ties, start)
+    if stopped:
+        for ids in ties.grids.values():
+            ties.freeze(ids, stopped, "")
     reasons = _reasons(ties, component)
     groups, members, alone = _groups(ties, component, reasons)
     reasons.update(dict.fromkeys(alone, (LAST_UNIT, "")))
-    return Coupling(ties, component, groups, members, _frozen_axes(ties, component, reasons), ties.unknown)
+    frozen = _frozen_axes(ties, component, reasons)
+    return Coupling(ties, component, groups, members, frozen, ties.unknown, stopped)
 
 
 def why_nothing(coupling: Coupling) -> str:
@@ -74,18 +113,8 @@ def why_nothing(coupling: Coupling) -> str:
         counts[axis.reason] += axis.indices
     reasons = [f"{reason} ({count} channels)" for reason, count in counts.most_common()]
     ops = [f"{op} has no coupling rule ({count} times)" for op, count in coupling.unknown_ops.items()]
-    return "; ".join([*reasons, *ops]) or "it has no layers with channels"
-
-
-def _solve(ties: Ties) -> Ints:
-    """Connected components; joint factors are tied until what is kept of them is a rectangle."""
-    while True:
-        component = _components(ties)
-        before = len(ties.edges)
-        for ids in ties.grids.values():
-            _make_rectangular(ties, component[ids], ids)
-        if len(ties.edges) == before:
-            return component
+    stopped = [coupling.stopped] if coupling.stopped else []
+    return "; ".join([*stopped, *reasons, *ops]) or "it has no layers with channels"
 
 
 def _components(ties: Ties) -> Ints:
@@ -97,12 +126,16 @@ def _components(ties: Ties) -> Ints:
     return np.asarray(labels, dtype=np.int64)
 
 
-def _make_rectangular(ties: Ties, roots: Ints, ids: Ints) -> None:
-    """Cut a joint factor along one axis only: the one that leaves most to choose from."""
-    varying = [d for d in range(roots.ndim) if (roots != np.take(roots, [0], axis=d)).any()]
-    if len(varying) > 1:
-        best = max(varying, key=lambda d: roots.shape[d])
-        ties.tie_along(ids, [d for d in range(roots.ndim) if d != best])
+def _make_rectangular(ties: Ties, component: Ints) -> bool:
+    """Cut joint factors along one axis only: the one that leaves most to choose from; False: all are."""
+    before = len(ties.edges)
+    for ids in ties.grids.values():
+        roots = component[ids]
+        varying = [d for d in range(roots.ndim) if (roots != np.take(roots, [0], axis=d)).any()]
+        if len(varying) > 1:
+            best = max(varying, key=lambda d: roots.shape[d])
+            ties.tie_along(ids, [d for d in range(roots.ndim) if d != best])
+    return len(ties.edges) > before
 
 
 def _reasons(ties: Ties, component: Ints) -> Reasons:

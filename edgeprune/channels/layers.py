@@ -85,6 +85,17 @@ def embedding(node: fx.Node, ties: Ties) -> None:
     ties.carry(node, [Factor((len(shape_of(node)) - 1,), ties.weight_axis(a.weight, 1))])
 
 
+def weight_norm(node: fx.Node, ties: Ties) -> None:
+    """A direction, divided by its length, times a length for each index of one axis: that axis can be cut."""
+    a = bind(node)
+    kept = dim_of(a.dim, a.v)
+    ids = ties.axis(a.v, kept)
+    other = [d for d in range(len(shape_of(a.v))) if d != kept]
+    ties.carry(node, without_axes(ties, node, a.v, other, NORMALISED))
+    if ids is not None:
+        tie_or_freeze(ties, ids, ties.weight_axis(a.g, kept), node)
+
+
 def _contract(node: fx.Node, ties: Ties, given: Ints | None, ids: Ints) -> None:
     if given is not None:
         ties.tie(given, ids)
@@ -107,6 +118,14 @@ def batch_norm(node: fx.Node, ties: Ties) -> None:
     a = bind(node)
     _per_channel(ties, node, ties.axis(a.input, 1), (a.weight, a.bias, a.running_mean, a.running_var))
     ties.carry_many(node, [ties.factors(a.input)])
+
+
+def batch_norm_without_statistics(node: fx.Node, ties: Ties) -> None:
+    """The statistics are those of the batch, per channel; weights are standardised by it too."""
+    a = bind(node)
+    ids = channels_only(ties, node, a.input)
+    _per_channel(ties, node, ids, (a.weight, a.bias))
+    ties.carry_many(node, [[] if ids is None else [Factor((1,), ids)]])
 
 
 def instance_norm(node: fx.Node, ties: Ties) -> None:

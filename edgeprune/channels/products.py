@@ -7,6 +7,7 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 
 from torch import fx
 
+from edgeprune.channels.heads import cut_widths
 from edgeprune.channels.reading import bind, broadcast, first_along, is_tensor, tie_or_freeze, unlabelled
 from edgeprune.channels.ties import Factor, Operand, Ties, shape_of
 from edgeprune.records import Ints
@@ -61,11 +62,13 @@ def einsum(node: fx.Node, ties: Ties) -> None:
 def contract(node: fx.Node, ties: Ties, terms: Sequence[Term], out: Sequence[Hashable]) -> None:
     """A product of tensors summed over the labels that `out` lacks.
 
-    An attention score sums over the width of a head: heads are cut whole, so the width is tied.
+    An attention score sums over the width of a head: heads are cut whole, so the width is tied. Where the
+    width is cut instead, heads are not.
     """
     summed = {label for _, labels in terms for label in labels} - set(out)
     sizes = dict(zip(out, shape_of(node), strict=True))
-    operands = [_without(ties, node, term, summed, sizes) for term in terms]
+    narrow = cut_widths(ties, terms, summed)
+    operands = [_without(ties, node, term, summed, sizes, narrow=narrow) for term in terms]
     for label in sorted(summed, key=str):
         _contract_label(ties, node, terms, label)
     for value, labels in terms:
@@ -75,14 +78,20 @@ def contract(node: fx.Node, ties: Ties, terms: Sequence[Term], out: Sequence[Has
     ties.carry(node, [Factor(tuple(position[name] for name in labels), ids) for labels, ids in merged])
 
 
-def _without(
+def _without(  # noqa: PLR0913  # one argument for each thing that only the product knows
     ties: Ties,
     node: fx.Node,
     term: Term,
     summed: Collection[Hashable],
     sizes: Mapping[Hashable, int],
+    *,
+    narrow: bool = False,
 ) -> Operand:
-    """An operand of a contraction as it meets the others, joint factors tied over the summed axes."""
+    """An operand of a contraction as it meets the others, joint factors tied over the summed axes.
+
+    Args:
+        narrow: Joint factors are cut along the summed axes, and nowhere else.
+    """
     value, labels = term
     shape = shape_of(value)
     spans = [lab for d, lab in enumerate(labels) if lab not in summed and shape[d] == sizes[lab]]
@@ -93,6 +102,8 @@ def _without(
         if len(gone) == len(names):
             if len(names) > 1:
                 ties.freeze(factor.ids, "summed over several axes at once", node.name)
+            continue
+        if gone and narrow:
             continue
         if any(name not in summed and name not in spans for name in names):
             ties.freeze(factor.ids, "broadcast over another axis", node.name)
@@ -124,7 +135,10 @@ def _contract_label(ties: Ties, node: fx.Node, terms: Sequence[Term], label: Has
 
 
 def attention(node: fx.Node, ties: Ties) -> None:
-    """Heads are cut whole: query, key and value of a head go together, whatever their width."""
+    """Heads are cut whole: query, key and value of a head go together, whatever their width.
+
+    Or the width is cut, the same in every head.
+    """
     a = bind(node)
     rank = len(shape_of(node))
     heads = list(range(rank - 2))
@@ -135,16 +149,17 @@ def attention(node: fx.Node, ties: Ties) -> None:
     ]
     operands = []
     sizes: dict[Hashable, int] = dict(enumerate(shape_of(node)))
+    narrow = cut_widths(ties, terms[:2], {"d"})
     for value, labels in terms:
         for factor in ties.factors(value):
             if any(labels[d] in ("l", "s") for d in factor.dims):
                 ties.freeze(factor.ids, "a token axis", node.name)
-        operands.append(_without(ties, node, (value, labels), {"l", "s", "d"}, sizes))
+        operands.append(_without(ties, node, (value, labels), {"l", "s", "d"}, sizes, narrow=narrow))
     _contract_label(ties, node, terms[:2], "d")
     if a.attn_mask is not None:
         operands.append(broadcast(ties, a.attn_mask, node, rank, skip={rank - 2, rank - 1}))
     merged = ties.merge(operands, node.name)
     for names, ids in merged:
-        if rank - 1 in names and len(names) > 1:
+        if rank - 1 in names and len(names) > 1 and not narrow:
             ties.tie_along(ids, [names.index(rank - 1)])
     ties.carry(node, unlabelled(merged))

@@ -151,6 +151,14 @@ def _pad(node: fx.Node, sizes: Sizes) -> None:
     _set_argument_(node, "pad", amounts)
 
 
+def _scale(node: fx.Node, sizes: Sizes) -> None:
+    """Attention divides scores by the root of the width; narrower heads keep the divisor of the wide ones."""
+    a = bind(node)
+    width = shape_of(sizes.old[a.query.name])[-1]
+    if a.scale is None:
+        _set_argument_(node, "scale", float(width**-0.5))
+
+
 REPAIRS: dict[Op, Repair] = {
     **dict.fromkeys([aten.view.default, aten._unsafe_view.default, aten.expand.default], _resize),
     **dict.fromkeys([aten.conv1d.default, aten.conv2d.default, aten.conv3d.default], _conv_groups),
@@ -160,6 +168,7 @@ REPAIRS: dict[Op, Repair] = {
         _conv_groups,
     ),
     aten.group_norm.default: _norm_groups,
+    aten.scaled_dot_product_attention.default: _scale,
     **dict.fromkeys([aten.split.Tensor, aten.split_with_sizes.default], _split),
     **dict.fromkeys([aten.slice.Tensor, aten.slice_scatter.default], _narrow),
     **dict.fromkeys([aten.pad.default, aten.constant_pad_nd.default], _pad),

@@ -337,6 +337,30 @@ def pixel_unshuffle(node: fx.Node, ties: Ties) -> None:
     ties.carry(node, [] if ids is None else [Factor((1,), np.repeat(ids, copies))])
 
 
+def unfold(node: fx.Node, ties: Ties) -> None:
+    """Patches as columns: the pixels of a patch lie side by side, channel by channel."""
+    a = bind(node)
+    ids = channels_only(ties, node, a.self)
+    ties.carry(node, [] if ids is None else [Factor((1,), np.repeat(ids, np.prod(a.kernel_size)))])
+
+
+def windows(node: fx.Node, ties: Ties) -> None:
+    """x.unfold: stretches of one axis, their places on a new last axis."""
+    a = bind(node)
+    ties.carry(node, without_axes(ties, node, a.self, {dim_of(a.dimension, a.self)}, "a spatial axis"))
+
+
+def fold(node: fx.Node, ties: Ties) -> None:
+    """The way back: overlapping patches are added up."""
+    a = bind(node)
+    ids = channels_only(ties, node, a.self)
+    if ids is not None:
+        patches = ids.reshape(-1, int(np.prod(a.kernel_size)))
+        ties.tie_along(patches, [1])
+        ids = patches[:, 0]
+    ties.carry(node, [] if ids is None else [Factor((1,), np.ascontiguousarray(ids))])
+
+
 def channel_shuffle(node: fx.Node, ties: Ties) -> None:
     """View as (groups, n), transpose, flatten: what is kept must be the same in every group."""
     a = bind(node)

@@ -52,6 +52,8 @@ class Ties:
     """All identities of one traced network, and what the rules said about them."""
 
     traced: Traced
+    head_width: bool = False
+    """Whether attention heads are cut in width instead of whole."""
     values: dict[fx.Node, list[Factor]] = field(default_factory=dict)
     outputs: dict[fx.Node, list[list[Factor]]] = field(default_factory=dict)
     """Factors per item, for ops that give several tensors."""
@@ -70,6 +72,9 @@ class Ties:
     unknown: dict[str, int] = field(default_factory=dict)
     """Ops without a rule -> how often they occur."""
     count: int = 0
+    """Identities so far."""
+    pairs: int = 0
+    """Ties so far: what coupling takes in time and memory grows with them."""
 
     # identities ---------------------------------------------------------------------------------------
 
@@ -162,6 +167,7 @@ class Ties:
         """These identities live or die together, index by index (broadcast)."""
         a, b = np.broadcast_arrays(a, b)
         self.edges.append((a.ravel(), b.ravel()))
+        self.pairs += a.size
 
     def tie_along(self, ids: Ints, axes: Sequence[int]) -> None:
         """Identities that differ only along `axes` live or die together."""

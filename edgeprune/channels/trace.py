@@ -11,6 +11,7 @@ from io import StringIO
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from edgeprune.errors import ModelError
 from edgeprune.records import InputSpec
@@ -35,16 +36,20 @@ class Traced:
         return list(self.graph_module.graph.nodes)
 
 
-def trace(module: nn.Module, spec: InputSpec) -> Traced:
+def trace(module: nn.Module, spec: InputSpec, *, one_tensor: bool = True) -> Traced:
     """Trace a network in evaluation mode; the batch axis stays free where the network allows it.
 
+    Args:
+        one_tensor: Refuse a network that gives anything but one tensor. Otherwise it may give tensors in
+            dictionaries, tuples and lists: all of them are outputs, and the graph keeps their structure.
+
     Raises:
-        ModelError: the network does not accept the input shape, gives something else than one tensor,
+        ModelError: the network does not accept the input shape, does not give one tensor (or none at all),
             or holds control flow that depends on the data.
     """
     module = _in_evaluation_mode(module)
     example = torch.zeros(EXAMPLE_BATCH, *spec.shape)
-    _check_forward(module, example[:1], spec)
+    _check_output(module, _forward(module, example[:1], spec), one_tensor=one_tensor)
     try:
         return Traced(_export(module, example, dynamic=True), spec, None)
     except Exception as err:  # whatever the exporter raises: the fixed batch below is the answer
@@ -74,19 +79,27 @@ def _in_evaluation_mode(module: nn.Module) -> nn.Module:
     return module
 
 
-def _check_forward(module: nn.Module, example: Tensor, spec: InputSpec) -> None:
+def _forward(module: nn.Module, example: Tensor, spec: InputSpec) -> object:
     try:
         with torch.no_grad():
-            out = module(example)
+            return module(example)
     except Exception as err:  # user code: anything may come out
         raise ModelError(
             f"{type(module).__name__}: refuses an input of shape {tuple(spec.shape)}: {_first_line(err)}; "
             "check resize, crop and color in the data description."
         ) from err
-    if not isinstance(out, Tensor):
+
+
+def _check_output(module: nn.Module, out: object, *, one_tensor: bool) -> None:
+    if one_tensor and not isinstance(out, Tensor):
         raise ModelError(
             f"{type(module).__name__}: gives {type(out).__name__}, not one tensor of class scores; "
             "wrap it in a module that returns the scores alone (--model python:file.py:factory)."
+        )
+    if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(out)):
+        raise ModelError(
+            f"{type(module).__name__}: gives {type(out).__name__} without a tensor in it; "
+            "wrap it in a module that returns tensors, or dictionaries, tuples or lists of them."
         )
 
 

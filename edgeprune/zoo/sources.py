@@ -176,6 +176,18 @@ def _python(name: str, weights: str | None) -> Source:
     )
 
 
+def find_function(name: str) -> Callable[..., object]:
+    """What `python:package.module:function` or `python:file.py:function` names: runs the user's code.
+
+    Raises:
+        ModelError: there is no such function.
+    """
+    place, colon, attribute = name.removeprefix("python:").rpartition(":")
+    if not colon:
+        raise ModelError(f"{name}: names no function; write python:file.py:function.")
+    return _find_factory(place, attribute)
+
+
 def _find_factory(place: str, attribute: str) -> Callable[..., object]:
     with _importable(place):
         try:
@@ -189,7 +201,7 @@ def _find_factory(place: str, attribute: str) -> Callable[..., object]:
     if isinstance(factory, nn.Module) or not callable(factory):
         raise ModelError(
             f"python:{place}:{attribute}: is {type(factory).__name__}, not a factory; "
-            "name a function or class that returns an nn.Module."
+            "name a function or class."
         )
     return factory
 

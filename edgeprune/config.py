@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from edgeprune.errors import ConfigError
 from edgeprune.records import Budget
@@ -52,6 +52,23 @@ Sides = Annotated[tuple[int, ...] | None, BeforeValidator(_listed)]
 Factors = Annotated[tuple[float, ...] | None, BeforeValidator(_listed)]
 
 
+METHODS = (
+    *("c-swap-c", "c-swap"),
+    *("magnitude-l1", "magnitude-l2", "bn-scale", "random", "activation", "variance", "gradient", "taylor"),
+    *("integrated-gradients", "lrp", "i-lrp", "class-aware", "budget-aware"),
+)
+"""What decides which channels go: C-SWAP, compensated or as published, and the criteria it is compared with."""
+OWN_METHOD = "python:"
+
+
+def _known_method(name: str) -> str:
+    if name in METHODS or name.startswith(OWN_METHOD):
+        return name
+    near = difflib.get_close_matches(name, METHODS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(METHODS)}, python:file.py:function"
+    raise ValueError(f"no such method; {hint}")
+
+
 class BuildConfig(BaseModel):
     """What `edgeprune build` does; defaults build the bundled example for this machine."""
 
@@ -64,7 +81,12 @@ class BuildConfig(BaseModel):
     target: str = "openvino"
     out: Path = Path("edgeprune-out")
 
-    method: Literal["c-swap"] = "c-swap"
+    method: Annotated[str, AfterValidator(_known_method)] = "c-swap-c"
+    compensate: Literal["none", "mean", "affine"] | None = None
+    """None: affine for c-swap-c, else none."""
+    bn_reestimate: bool = False
+    allocation: Literal["global", "uniform"] = "global"
+    """Of a criterion: one order over all layers, or the same share of every group."""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     group_test: Annotated[int, Field(ge=1)] = 64
     early_exit: bool = True

@@ -9,6 +9,7 @@ EdgepruneError            exit code 1 unless said otherwise; one line: what, whe
 ├── NothingToPrune        every channel is frozen (the message gives the reasons)
 ├── ParityError           two stages disagree numerically (the message names the stage)
 ├── RunFolderError        the run folder cannot be written or belongs to another build
+├── JournalError          what an interrupted walk left is of another one: the walk starts again
 └── TargetUnreachable     the target or its runtime is missing; exit code 5
 
 Over budget is a result, not an error (exit code 3), and so is an undecided gate (exit code 4).
@@ -53,6 +54,10 @@ class ParityError(EdgepruneError):
 
 class RunFolderError(EdgepruneError):
     """The run folder cannot be written, or another build holds it."""
+
+
+class JournalError(EdgepruneError):
+    """The steps of an interrupted walk do not fit this one."""
 
 
 class TargetUnreachable(EdgepruneError):  # noqa: N818  # says what is the matter

@@ -176,6 +176,7 @@ class Journal(Generic[Record]):
         self._path = path
         self._adapter = TypeAdapter(entry_type)
         header = to_json({"edgeprune": our_version(), "inputs": dict(sorted(inputs.items()))}) + b"\n"
+        self._header = header
         lines = whole_lines(path)
         self._entries = self._decode(lines[1:]) if lines[:1] == [header] else []
         # Without what a kill cut short: the next entry must begin on a line of its own.
@@ -184,6 +185,11 @@ class Journal(Generic[Record]):
     def read(self) -> tuple[Record, ...]:
         """All entries so far, in order."""
         return tuple(self._entries)
+
+    def clear(self) -> None:
+        """Forget all entries."""
+        self._entries.clear()
+        write_atomically(self._path, self._header)
 
     def append(self, entry: Record) -> None:
         line = to_json(self._adapter.dump_python(entry, mode="json", warnings="error")) + b"\n"

@@ -5,6 +5,8 @@ Works on logits as arrays, so that the deployed runtime and torch are judged by 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
@@ -15,6 +17,7 @@ Doubles = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+MOST_REMOVED = 0.95
 
 
 def probabilities(logits: Floats) -> Doubles:
@@ -25,6 +28,28 @@ def probabilities(logits: Floats) -> Doubles:
 def true_class_scores(logits: Floats, labels: Ints) -> Doubles:
     """The score of C-SWAP: softmax probability of the true class, shape (N,)."""
     return np.asarray(probabilities(logits)[np.arange(len(labels)), labels])
+
+
+def sauce(ratios: Sequence[float], accuracies: Doubles) -> Doubles:
+    """Area under accuracy over the share of parameters removed, r in [0, 0.95], divided by 0.95 (METHODS §1).
+
+    Args:
+        ratios: Ascending, the first 0; beyond the last the accuracy is taken to be chance: 0.
+        accuracies: Shape (ratios, ...); the area is taken along the first axis.
+    """
+    inside = [min(ratio, MOST_REMOVED) for ratio in ratios]
+    return np.asarray(np.trapezoid(accuracies, inside, axis=0) / MOST_REMOVED)
+
+
+def sauce_interval(ratios: Sequence[float], correct: Doubles, *, seed: int = 0) -> Interval:
+    """SAUCE and its 95 % interval by resampling evaluation images; `correct` has shape (ratios, images)."""
+    areas = sauce(ratios, correct)  # of each image: the area is linear in the images
+    draws = np.random.default_rng(seed).multinomial(
+        len(areas), np.full(len(areas), 1 / len(areas)), RESAMPLES
+    )
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    low, high = np.quantile(draws @ areas / len(areas), tails)
+    return Interval(value=float(areas.mean()), low=float(low), high=float(high))
 
 
 def accuracy(predictions: Ints, labels: Ints, classes: int) -> Accuracy:

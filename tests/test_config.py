@@ -170,7 +170,7 @@ def test_budgets_in_the_units_of_the_records() -> None:
         ("max_accuracy_drop = -1", "max_accuracy_drop = -1: Input should be greater than or equal to 0"),
         ("max_accuracy_drop = nan", "max_accuracy_drop = nan: Input should be"),
         ('color = "grey"', "color = 'grey': Input should be 'rgb', 'bgr' or 'gray'"),
-        ('method = "magic"', "method = 'magic': Input should be 'c-swap'"),
+        ('method = "magic"', "method = 'magic': no such method; there are c-swap-c, c-swap,"),
         ("processes = 1", "processes = 1: Input should be greater than or equal to 2"),
         ("crop = 0.5", "crop = 0.5: Input should be a valid integer"),
         ("mean = [0.5, 'a']", "mean = 'a': Input should be a valid number"),

@@ -4,25 +4,32 @@ evaluation.py one intervention, shard by shard
 verdict.py   scores under an intervention -> critical, neutral or detrimental
 program.py   the traced network compiled, BatchNorm folded (fold.py)
 replay.py    runs the traced network under interventions, recomputing only what changes
-walk.py      the order of interventions and what is removed
+ordered.py   blocks of units of all layers in one global order, with group tests
+walk.py      layer by layer: the order of interventions and what is removed
 """
 
 from edgeprune.causal.evaluation import Examiner, Shard, make_shards
-from edgeprune.causal.program import Program
+from edgeprune.causal.fold import unfolded
+from edgeprune.causal.ordered import OrderedWalk
+from edgeprune.causal.program import Program, Values
 from edgeprune.causal.replay import Replay
-from edgeprune.causal.verdict import Judge, make_judge
+from edgeprune.causal.verdict import Judge, make_judge, welch_z
 from edgeprune.causal.walk import Rules, Walker, aligned_step, walk
 
 __all__ = [
     "Examiner",
     "Judge",
+    "OrderedWalk",
     "Program",
     "Replay",
     "Rules",
     "Shard",
+    "Values",
     "Walker",
     "aligned_step",
     "make_judge",
     "make_shards",
+    "unfolded",
     "walk",
+    "welch_z",
 ]

@@ -54,8 +54,8 @@ def folded(graph: fx.GraphModule) -> Folded:
     norms = {}
     for norm in _nodes(result, "call_function"):
         if norm.target is NORM and _foldable(norm, reads):
-            weight = str(norm.args[0].args[1].target)
-            norms[weight] = _fold_(result, norm)
+            weight, folded_norm = _fold_(result, norm)
+            norms[weight] = folded_norm
     result.recompile()
     return Folded(result, norms)
 
@@ -84,7 +84,7 @@ def _foldable(norm: fx.Node, reads: Counter[str]) -> bool:
     return alone and all(user.target is operator.getitem and user.args[1] == 0 for user in norm.users)
 
 
-def _fold_(graph: fx.GraphModule, norm: fx.Node) -> Norm:
+def _fold_(graph: fx.GraphModule, norm: fx.Node) -> tuple[str, Norm]:
     conv, gamma, beta, mean, variance, _, eps = norm.args
     assert isinstance(conv, fx.Node)
     assert isinstance(eps, float)
@@ -103,7 +103,7 @@ def _fold_(graph: fx.GraphModule, norm: fx.Node) -> Norm:
         graph.graph.erase_node(reader)
     graph.graph.erase_node(norm)
     tensors = [_name(node) for node in (gamma, beta, mean, variance, old_bias)]
-    return Norm(
+    return str(_name(weight_node)), Norm(
         weight=tensors[0],
         bias=tensors[1],
         mean=str(tensors[2]),
@@ -119,8 +119,8 @@ def unfolded(
 ) -> dict[str, Tensor]:
     """New weights of the folded graph -> the tensors of the network itself that give the same outputs.
 
-    The BatchNorm behind a changed convolution gets the statistics it would find (BatchNorm re-estimation), and
-    the scale and bias with which it passes the convolution's output on unchanged: training can go on from there.
+    The BatchNorm behind a changed convolution gets the statistics it would find (BatchNorm re-estimation),
+    and the scale and bias with which it passes the output on unchanged: training can go on from there.
 
     Args:
         norms: From `folded`.

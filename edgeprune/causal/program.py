@@ -1,7 +1,7 @@
-"""A traced network compiled for running many times: BatchNorm folded, a few images a thread, weights to be swapped.
+"""A traced network compiled for running many times: BatchNorm folded, any weights, from any op to any other.
 
-A few images run on one thread, and `torch.get_num_threads()` such pieces side by side: quicker than all threads
-in each op, and the outputs do not depend on the number of threads.
+A few images run on one thread, and `torch.get_num_threads()` such pieces side by side: quicker than all
+threads in each op, and the outputs do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from edgeprune.causal.fold import CONVOLUTIONS, Folded, attribute, folded
 Value = Any  # a tensor, a size or a tuple of them: what a graph node gives
 Values = dict[fx.Node, Value]
 Weights = Mapping[str, Tensor]
-Piece, Result = TypeVar("Piece"), TypeVar("Result")
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
 
 aten = torch.ops.aten
 IMAGE_DIMS = 4

@@ -12,7 +12,7 @@ Ours, with the same invariant (after every removal no class is significantly wor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import gcd
 from typing import Protocol
@@ -57,7 +57,7 @@ class Walker:
         network: The replay.
         scores: Scores σ* of one shard's images, with units of a group taken out as well.
         judge: Judges scores against the dense network's.
-        order: Units of a group in the order of testing (ascending magnitude).
+        order: Units of a group that are still there, in the order of testing (ascending magnitude).
         within: Whether a set of removed units is still within the limits on size (`--max-param-ratio`).
         accepts: Whether the current network keeps the accuracy limit; asked after each group.
         on_step: Called after each intervention with the step, and the units settled so far: it never falls.
@@ -74,7 +74,7 @@ class Walker:
 
 
 def walk(
-    walker: Walker, groups: Sequence[ChannelGroup], shards: Sequence[Shard], recorded: Sequence[Step] = ()
+    walker: Walker, groups: Sequence[ChannelGroup], shards: Sequence[Shard], recorded: Iterable[Step] = ()
 ) -> tuple[list[Step], str]:
     """Run a walk to its end.
 
@@ -108,11 +108,12 @@ class _Run:
 
     def visit(self, group: ChannelGroup) -> bool:
         """Test the units of a group; False when the limit on size left some of them untested."""
-        schedule = Schedule(list(self.walker.order(group)), self.walker.rules.group_test)
+        order = list(self.walker.order(group))
+        schedule = Schedule(order, self.walker.rules.group_test)
         taken: list[int] = []
         tested = {0: _untouched(group)}
         within = True
-        while units := schedule.units(group.units - 1 - len(taken)):
+        while units := schedule.units(len(order) - 1 - len(taken)):
             within = self._within(group, units)
             if within:
                 step = self._intervene(group, units, done=schedule.place, known=schedule.known)
@@ -125,22 +126,24 @@ class _Run:
                 schedule.shrink_(len(units) // 2)
             else:
                 break
-        self._settle(group, taken, tested)
+        self._settle(group, len(order), taken, tested)
         return within
 
     def _within(self, group: ChannelGroup, units: Sequence[int]) -> bool:
         removed = self.walker.network.removed
         return self.walker.within({**removed, group.name: (*removed.get(group.name, ()), *units)})
 
-    def _settle(self, group: ChannelGroup, taken: list[int], tested: Mapping[int, Step]) -> None:
+    def _settle(self, group: ChannelGroup, units: int, taken: list[int], tested: Mapping[int, Step]) -> None:
         """Give units back until the width is aligned, the network still not critical and accurate enough.
 
         Args:
+            group: The group.
+            units: Its width when it was reached.
             taken: Units removed, in order; those removed last, the most valuable, return first.
             tested: How many units were removed when the network was found not critical, and the step.
         """
         step = aligned_step(group, self.walker.rules.align)
-        surplus = _surplus(group.units, len(taken), step)
+        surplus = _surplus(units, len(taken), step)
         while taken:
             left = len(taken) - surplus
             fine = not surplus or self._give_back(group, taken[left:], tested.get(left))

@@ -83,7 +83,25 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
         Path | None,
         typer.Option(help="Run folder [edgeprune-out]; a second build resumes.", rich_help_panel=OUTPUT),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="c-swap.", rich_help_panel=SEARCH)] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="c-swap-c (compensated), c-swap (as published), or a criterion: lrp, taylor, magnitude-l2, ...",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
+    compensate: Annotated[
+        str | None,
+        typer.Option(help="none, mean or affine [affine; c-swap: none].", rich_help_panel=SEARCH),
+    ] = None,
+    bn_reestimate: Annotated[
+        bool | None,
+        typer.Option(help="Re-estimate BatchNorm statistics; affine does so anyway.", rich_help_panel=SEARCH),
+    ] = None,
+    allocation: Annotated[
+        str | None,
+        typer.Option(help="Of a criterion: global or uniform over layers [global].", rich_help_panel=SEARCH),
+    ] = None,
     alpha: Annotated[
         float | None, typer.Option(help="Level of the causal test [0.05].", rich_help_panel=SEARCH)
     ] = None,

@@ -9,7 +9,7 @@ building.py   all of it, in a run folder, with resume
 """
 
 from edgeprune.pipeline.building import Build, Silence, Watcher, build
-from edgeprune.pipeline.pruning import PruneOptions
+from edgeprune.pipeline.options import PruneOptions
 from edgeprune.pipeline.saving import PrunedModel, load, prune
 
 __all__ = ["Build", "PruneOptions", "PrunedModel", "Silence", "Watcher", "build", "load", "prune"]

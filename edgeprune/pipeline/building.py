@@ -5,30 +5,25 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
+from safetensors.torch import load_file, save
 from torch import nn
 
 from edgeprune import calibration, channels, gate, measure, report, runtime, tasks
 from edgeprune.config import BuildConfig
 from edgeprune.data_files import data_folder
+from edgeprune.errors import JournalError
 from edgeprune.pipeline.deploying import deploy
 from edgeprune.pipeline.digests import digest, images_digest, network_digest
 from edgeprune.pipeline.inputs import Inputs, data_source
-from edgeprune.pipeline.pruning import (
-    Analysed,
-    Images,
-    Journey,
-    Labelled,
-    PruneOptions,
-    analyse,
-    find_units,
-    run,
-)
+from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions
+from edgeprune.pipeline.pruning import Analysed, Found, analyse, find_units, run
 from edgeprune.pipeline.saving import PrunedModel, make_pruned
 from edgeprune.records import (
     Accuracy,
@@ -42,10 +37,11 @@ from edgeprune.records import (
     Split,
     Step,
 )
-from edgeprune.runfolder import RunFolder
+from edgeprune.runfolder import Journal, RunFolder, file_digest, write_atomically
 
 PARITY_IMAGES = 8
 PROGRESS_EVERY = 8
+WEIGHTS = "walk.safetensors"
 REPORTS = ("report.json", "report.html", "report.md")
 WALK_LIBRARIES = ("torch", "torchvision", "numpy", "scipy")
 LIBRARIES = ("edgeprune", *WALK_LIBRARIES, "onnx", "onnxscript", "onnxsim")
@@ -116,7 +112,14 @@ class Build:
 
     @cached_property
     def pruned(self) -> PrunedModel:
-        return make_pruned(self.analysed, self.pruning)
+        return make_pruned(self.analysed, self.found)
+
+    @cached_property
+    def found(self) -> Found:
+        """The walk's record, with the new weights that it left in the run folder."""
+        pruning = self.pruning
+        weights = [load_file(self.folder.path / name) for name in pruning.files]
+        return Found(pruning, {name: value for file in weights for name, value in file.items()})
 
     @cached_property
     def sample(self) -> Labelled:
@@ -152,25 +155,42 @@ class Build:
         journal = self.folder.journal("walk", Step, inputs)
 
         def make() -> Pruning:
-            recorded = journal.read()
-            pending = iter(recorded)
+            try:
+                found = self._walk(journal)
+            except JournalError:  # float rounding of another machine: the steps are of no use here
+                journal.clear()
+                found = self._walk(journal)
+            if not found.weights:
+                return found.pruning
+            contents = {name: tensor.contiguous() for name, tensor in found.weights.items()}
+            write_atomically(self.folder.path / WEIGHTS, save(contents))
+            return replace(found.pruning, files=(WEIGHTS,))
 
-            def on_step(step: Step, settled: int, units: int, param_ratio: float) -> None:
-                if next(pending, None) is None:
-                    journal.append(step)
-                detail = f"{param_ratio:.1%} of parameters removed, worst z {step.worst_z:+.2f}"
-                self.watcher.progress("walk", settled, units, detail)
+        return self._stage("walk", Pruning, inputs, make, files=lambda made: made.files)
 
-            return find_units(
-                self.analysed, self.images, self.options, Journey(recorded=recorded, on_step=on_step)
-            )
+    def _walk(self, journal: Journal[Step]) -> Found:
+        recorded = journal.read()
+        pending = iter(recorded)
 
-        return self._stage("walk", Pruning, inputs, make)
+        def on_step(step: Step, settled: int, units: int, param_ratio: float) -> None:
+            if next(pending, None) is None:
+                journal.append(step)
+            detail = f"{param_ratio:.1%} of parameters removed, worst z {step.worst_z:+.2f}"
+            self.watcher.progress("walk", settled, units, detail)
+
+        return find_units(
+            self.analysed, self.images, self.options, Journey(recorded=recorded, on_step=on_step)
+        )
 
     @property
     def options(self) -> PruneOptions:
         drop = self.config.max_accuracy_drop
         return PruneOptions(
+            method=self.config.method,
+            compensate=self.config.compensate,
+            bn_reestimate=self.config.bn_reestimate,
+            allocation=self.config.allocation,
+            seed=self.config.seed,
             alpha=self.config.alpha,
             group_test=self.config.group_test,
             early_exit=self.config.early_exit,
@@ -181,7 +201,18 @@ class Build:
 
     @cached_property
     def walk_settings(self) -> dict[str, object]:
-        names = ("method", "alpha", "group_test", "early_exit", "max_param_ratio", "max_accuracy_drop")
+        names = (
+            "method",
+            "compensate",
+            "bn_reestimate",
+            "allocation",
+            "seed",
+            "alpha",
+            "group_test",
+            "early_exit",
+            "max_param_ratio",
+            "max_accuracy_drop",
+        )
         return {**{name: getattr(self.config, name) for name in names}, "align": self.target.align}
 
     @cached_property
@@ -196,6 +227,8 @@ class Build:
             "settings": digest(self.export_settings),
         }
         pruned = {**dense, "plan": digest({g: list(u) for g, u in self.pruning.plan.removed.items()})}
+        if self.pruning.files:
+            pruned["weights"] = file_digest(self.folder.path / WEIGHTS)
         return {"dense": self._export("dense", dense), "pruned": self._export("pruned", pruned)}
 
     @property
@@ -236,7 +269,7 @@ class Build:
 
     def _masked_logits(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         """The dense network with the units masked: what cutting them out must agree with."""
-        masked = channels.masked(self.analysed.coupling, self.pruning.plan.removed)
+        masked = channels.masked(self.analysed.coupling, self.pruning.plan.removed, self.found.weights)
         return run(masked, self.sample.images, batch=self.analysed.traced.batch)
 
     @cached_property

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgeprune import causal, channels, criteria, tasks
+from edgeprune import causal, channels, tasks
 from edgeprune.errors import DataError, ModelError, NothingToPrune
+from edgeprune.pipeline import compensated, published, ranked
+from edgeprune.pipeline.ledger import Removed
+from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions
+from edgeprune.pipeline.study import Study, Walked
 from edgeprune.records import (
     ChannelGroup,
     Finding,
@@ -18,51 +22,12 @@ from edgeprune.records import (
     InputSpec,
     Ints,
     Pruning,
-    PruningPlan,
     Step,
     Trajectory,
     Width,
 )
 
-Removed = Mapping[str, tuple[int, ...]]
-
 EVALUATION_BATCH = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Labelled:
-    """Images as the network reads them, shape (N, C, H, W), float32, and labels, shape (N,)."""
-
-    images: Floats
-    labels: Ints
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Images:
-    """What the analysis looks at; `validation` decides on the accuracy limit."""
-
-    calibration: Labelled
-    names: Sequence[str]
-    """Class names."""
-    validation: Labelled | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PruneOptions:
-    """How far the analysis goes."""
-
-    alpha: float = 0.05
-    """Level of the causal test."""
-    group_test: int = 64
-    """Most units tested at once; 1 is the published walk."""
-    early_exit: bool = True
-    """Stop a test as soon as its verdict is sure."""
-    align: int = 8
-    """Widths are multiples of this; 1 leaves them as the walk gives them."""
-    max_param_ratio: float | None = None
-    """Remove at most this share of the parameters, in [0, 1]."""
-    max_accuracy_drop: float | None = None
-    """Absolute, in [0, 1], on the validation images."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,15 +74,12 @@ def run(module: nn.Module, images: Floats, *, batch: int | None = None) -> Float
         return np.concatenate([module(piece).numpy() for piece in pieces])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Journey:
-    """What a walk takes along besides the network: an interrupted one's steps, and who watches.
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """What an analysis found: the record, and the tensors of the network that change besides being cut."""
 
-    `on_step` is called with the step, the units settled, all units, and the share of parameters removed.
-    """
-
-    recorded: Sequence[Step] = ()
-    on_step: Callable[[Step, int, int, float], None] = lambda step, settled, units, param_ratio: None
+    pruning: Pruning
+    weights: dict[str, Tensor]
 
 
 def find_units(
@@ -125,108 +87,78 @@ def find_units(
     images: Images,
     options: PruneOptions,
     journey: Journey | None = None,
-) -> Pruning:
-    """Run the walk: which units the network does not need.
+) -> Found:
+    """Run the method: which units the network does not need.
 
     Raises:
         ModelError, DataError: the network's outputs cannot belong to these labels.
+        JournalError: the recorded steps are of another walk.
     """
     journey = journey or Journey()
-    calibration = images.calibration
-    logits = analysed.logits(calibration.images)
-    check_outputs(logits, calibration.labels, images.names)
-    softmax = tasks.probabilities(logits)
-    judge, chosen = causal.make_judge(softmax, calibration.labels, images.names, alpha=options.alpha)
-    shards = causal.make_shards(judge)
-    inputs, labels = torch.from_numpy(calibration.images[chosen]), calibration.labels[chosen]
-    traced, groups = analysed.traced, analysed.coupling.groups
-    stretches = [shard.images for shard in shards]
-    replay = causal.Replay(traced.graph_module, groups, inputs, stretches, batch=traced.batch)
-    ledger = Ledger(analysed.coupling)
-
-    def scores(shard: causal.Shard, group: ChannelGroup | None, units: Sequence[int]) -> tasks.Doubles:
-        outputs = replay.outputs(shard.number, group, units).numpy()
-        return tasks.true_class_scores(outputs, labels[shard.images])
-
-    def on_step(step: Step, settled: int) -> None:
-        journey.on_step(step, settled, ledger.units, ledger.param_ratio(replay.removed))
-
-    walker = causal.Walker(
-        network=replay,
-        scores=scores,
-        judge=judge,
-        order=ascending_magnitude(analysed),
-        rules=causal.Rules(group_test=options.group_test, early_exit=options.early_exit, align=options.align),
-        within=ledger.within(options.max_param_ratio),
-        accepts=accuracy_guard(analysed, replay, images.validation, options.max_accuracy_drop),
-        on_step=on_step,
-    )
-    steps, stopped = causal.walk(walker, groups, shards, journey.recorded)
-    final = np.concatenate([scores(shard, None, ()) for shard in shards])
-    return Pruning(
-        trajectory=make_trajectory(judge, options.alpha, final, steps, stopped),
-        plan=ledger.plan(replay.removed),
-        widths=tuple(width(group, replay.removed) for group in groups),
-        findings=count_findings(steps, groups),
+    study = make_study(analysed, images, options)
+    walked = _walk(study, analysed.module, journey)
+    groups, final = study.groups, study.all_scores(walked.weights)
+    pruning = Pruning(
+        trajectory=make_trajectory(study, walked, final),
+        plan=study.ledger.plan(walked.removed),
+        widths=tuple(width(group, walked.removed) for group in groups),
+        findings=count_findings(walked.steps, groups),
         frozen=analysed.coupling.frozen,
-        notes=(*nothing_removed(replay.removed, steps), *unknown_ops(analysed.coupling)),
+        notes=(*nothing_removed(walked.removed, walked.steps), *unknown_ops(analysed.coupling)),
+    )
+    return Found(pruning, study.network_weights(walked))
+
+
+def make_study(analysed: Analysed, images: Images, options: PruneOptions) -> Study:
+    """The network compiled and run once on the calibration images.
+
+    Raises:
+        ModelError, DataError: its outputs cannot belong to these labels.
+    """
+    calibration = images.calibration
+    program = causal.Program(analysed.traced.graph_module, batch=analysed.traced.batch)
+    logits = program.logits(program.start(torch.from_numpy(calibration.images)), program.dense).numpy()
+    check_outputs(logits, calibration.labels, images.names)
+    return Study(analysed.traced, analysed.coupling, images, options, program, logits)
+
+
+def _walk(study: Study, module: nn.Module, journey: Journey) -> Walked:
+    ledger = study.ledger
+    if study.options.method == "c-swap":
+        return published.walk(
+            study,
+            lambda step, settled, ratio: journey.on_step(step, settled, ledger.units, ratio),
+            journey.recorded,
+        )
+    if study.options.method != "c-swap-c":
+        return ranked.walk(study, module, journey.on_progress)
+    return compensated.walk(
+        study,
+        lambda step, done, blocks, removed: journey.on_step(step, done, blocks, ledger.param_ratio(removed)),
+        journey.recorded,
     )
 
 
-class Ledger:
-    """What removing units saves."""
+def make_trajectory(study: Study, walked: Walked, final: tasks.Doubles) -> Trajectory:
+    judge = study.judge
 
-    def __init__(self, coupling: channels.Coupling) -> None:
-        self.costs = channels.Costs(coupling)
-        self.dense_params, self.dense_macs = self.costs.count({})
-        self.units = sum(group.units for group in coupling.groups)
-
-    def param_ratio(self, removed: Removed) -> float:
-        return 1 - self.costs.count(removed)[0] / self.dense_params
-
-    def within(self, limit: float | None) -> Callable[[Removed], bool]:
-        """Whether units may go without passing the limit on removed parameters."""
-        return lambda removed: limit is None or self.param_ratio(removed) <= limit
-
-    def plan(self, removed: dict[str, tuple[int, ...]]) -> PruningPlan:
-        params, macs = self.costs.count(removed)
-        return PruningPlan(
-            removed=removed,
-            param_ratio=1 - params / self.dense_params,
-            channel_ratio=sum(map(len, removed.values())) / self.units,
-            mac_ratio=1 - macs / self.dense_macs if self.dense_macs else 0.0,
-        )
-
-
-def ascending_magnitude(analysed: Analysed) -> Callable[[ChannelGroup], list[int]]:
-    """Units of a group, the weakest first."""
-    parameters = dict(analysed.traced.graph_module.named_parameters())
-
-    def order(group: ChannelGroup) -> list[int]:
-        ranks = np.argsort(criteria.magnitude(group, parameters), kind="stable")
-        return [int(unit) for unit in ranks]
-
-    return order
-
-
-def make_trajectory(
-    judge: causal.Judge, alpha: float, final: tasks.Doubles, steps: Sequence[Step], stopped: str
-) -> Trajectory:
     def mean(scores: tasks.Doubles) -> tuple[float, ...]:
-        return tuple(float(scores[c.images].mean()) for c in judge.classes)
+        return tuple(float(scores[images].mean()) for _, images in judge.members)
 
     return Trajectory(
-        method="c-swap",
-        alpha=alpha,
-        steps=tuple(steps),
-        class_names=tuple(c.name for c in judge.classes),
-        class_samples=tuple(len(c.images) for c in judge.classes),
+        method=study.options.method,
+        alpha=study.options.alpha,
+        steps=tuple(walked.steps),
+        class_names=tuple(name for name, _ in judge.members),
+        class_samples=tuple(len(images) for _, images in judge.members),
         tolerance=tuple(judge.tolerance.tolist()),
         dense_scores=mean(judge.dense),
         final_scores=mean(final),
-        final_z=tuple(judge.z(number, final[c.images]) for number, c in enumerate(judge.classes)),
+        final_z=tuple(causal.welch_z(final[images], judge.dense[images]) for _, images in judge.members),
         z_limits=tuple((-judge.quantiles).tolist()),
-        stopped=stopped,
+        stopped=walked.stopped,
+        compensation=study.options.compensation,
+        passes=walked.passes,
     )
 
 
@@ -256,34 +188,15 @@ def check_outputs(logits: Floats, labels: Ints, names: Sequence[str]) -> None:
         )
 
 
-def accuracy_guard(
-    analysed: Analysed, replay: causal.Replay, validation: Labelled | None, limit: float | None
-) -> Callable[[], bool]:
-    """Whether the current network keeps the accuracy limit on the validation images."""
-    if limit is None:
-        return lambda: True
-    if validation is None or not len(validation.labels):
-        raise DataError(
-            "a limit on the accuracy drop needs validation images; give the calibration part more images."
-        )
-    dense = top1(analysed.logits(validation.images), validation.labels)
-    pieces = torch.split(torch.from_numpy(validation.images), EVALUATION_BATCH)
-
-    def accepts() -> bool:
-        logits = np.concatenate([replay.full(piece).numpy() for piece in pieces])
-        return dense - top1(logits, validation.labels) <= limit
-
-    return accepts
-
-
-def top1(logits: Floats, labels: Ints) -> float:
-    return float((logits.argmax(axis=1) == labels).mean())
-
-
 def count_findings(steps: Sequence[Step], groups: Sequence[ChannelGroup]) -> dict[str, dict[str, int]]:
     """Units per verdict and group; a refused set of several says nothing about each of them."""
-    single = [step for step in steps if step.removed or len(step.units) == 1]
-    last = {(step.group, unit): step.finding for step in single for unit in step.units}
+    single = [step for step in steps if step.units and (step.removed or len(step.units) == 1)]
+    last = {
+        (group, unit): step.finding
+        for step in single
+        for group, units in {step.group: step.units, **step.joint}.items()
+        for unit in units
+    }
     counts = {group.name: dict.fromkeys(map(str, Finding), 0) for group in groups}
     for (group, _), finding in last.items():
         counts[group][finding] += 1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,15 +16,9 @@ from torch import Tensor, nn
 
 from edgeprune import channels, surgery
 from edgeprune.errors import InputError
-from edgeprune.pipeline.pruning import (
-    Analysed,
-    Images,
-    PruneOptions,
-    Removed,
-    analyse,
-    as_labelled,
-    find_units,
-)
+from edgeprune.pipeline.ledger import Removed
+from edgeprune.pipeline.options import Images, PruneOptions
+from edgeprune.pipeline.pruning import Analysed, Found, analyse, as_labelled, find_units
 from edgeprune.records import Floats, InputSpec, Ints, Pruning
 from edgeprune.runfolder import writing
 
@@ -88,13 +83,14 @@ class PrunedModel:
         return torch.export.export(self.module, (example,), dynamic_shapes=shapes)
 
 
-def make_pruned(analysed: Analysed, pruning: Pruning) -> PrunedModel:
-    """Cut the units out."""
-    removed = pruning.plan.removed
-    graph = channels.cut(analysed.coupling, removed)
+def make_pruned(analysed: Analysed, found: Found) -> PrunedModel:
+    """Cut the units out, and give the layers their new weights."""
+    pruning, removed = found.pruning, found.pruning.plan.removed
+    graph = channels.cut(analysed.coupling, removed, found.weights)
     kept = channels.kept_indices(analysed.coupling, removed)
     traced = analysed.traced
-    operated = surgery.operate(analysed.module, kept, graph, traced.spec, batch=traced.batch)
+    module = with_weights(analysed.module, found.weights)
+    operated = surgery.operate(module, kept, graph, traced.spec, batch=traced.batch)
     return PrunedModel(
         module=operated.module,
         own_class=operated.own_class,
@@ -104,6 +100,17 @@ def make_pruned(analysed: Analysed, pruning: Pruning) -> PrunedModel:
         batch=traced.batch,
         kept=kept,
     )
+
+
+def with_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of a network with new values for some of its parameters and buffers."""
+    if not weights:
+        return module
+    module = copy.deepcopy(module)
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    for name, value in weights.items():
+        tensors[name].data.copy_(value)
+    return module
 
 
 def prune(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from edgeprune.records.asked import Ints
@@ -68,6 +68,29 @@ class Step:
     returned: tuple[int, ...] = ()
     """Units of the group given back before this test of what is left (its `units` are then empty)."""
     note: str = ""
+    joint: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Units of other groups that left (or were given back) together with these."""
+
+    @property
+    def gain(self) -> int:
+        """How many units fewer the network has after this step."""
+        others = sum(map(len, self.joint.values()))
+        if self.returned:
+            return -len(self.returned) - others
+        return (len(self.units) + others) * self.removed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One walk through the units that were left, and the least squares after it."""
+
+    factor: float
+    """How much further than at level α the scores were allowed to fall: 1 until the natural end."""
+    interventions: int
+    param_ratio: float
+    mac_ratio: float
+    worst_z: float
+    """Of the network as refitted at the end of the pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +116,10 @@ class Trajectory:
     """The z below which a class counts as significantly worse (the invariant: no final_z is)."""
     stopped: str
     """Why the walk ended."""
+    compensation: str = "none"
+    """What the survivors were given of the removed units: none, mean or affine."""
+    passes: tuple[Pass, ...] = ()
+    """Of a compensated walk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,3 +152,5 @@ class Pruning:
     """Group name -> units per verdict; units without one were not tested."""
     frozen: tuple[FrozenAxis, ...]
     notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    """New weights of the layers that were refitted, in the run folder."""

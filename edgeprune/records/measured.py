@@ -68,6 +68,8 @@ class Accuracy:
     """None for a class without images."""
     predictions: tuple[int, ...]
     """Per image of the split, in order."""
+    wrong: tuple[int, ...] | None = None
+    """Numbers of the images that it gets wrong; None in older reports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +100,8 @@ class Latency:
     runs: int
     processes: int
     threads: int
+    p90_interval_ms: Interval | None = None
+    """None below 64 runs (MLPerf's bound for a p90), and in older reports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +115,53 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Throughput:
+    """Inferences per second when several run at once; says nothing about the time of one."""
+
+    per_second: float
+    streams: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorTime:
+    """One operator of an artifact as the runtime ran it: fused, reordered, under the runtime's own name."""
+
+    name: str
+    kind: str
+    time_ms: float
+    """The shortest of a few runs, profiler on: for comparing operators, not for adding up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How ONNX Runtime laid out a network's convolutions for this CPU; no clock, so no noise."""
+
+    convolutions: int
+    unblocked: int
+    """Convolutions left out of the blocked layout: for most, because of an odd number of channels."""
+    reorders: int
+    """Conversions between the layouts."""
+    blocked_layout: bool
+    """Whether this CPU has one (x86-64 has; where it has none, `unblocked` is 0 and says nothing)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instructions:
+    """CPU instructions of one inference, the difference between runs of a few inferences more and less."""
+
+    per_inference: float
+    method: str
+    """`callgrind` or `perf`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """Dense and pruned, each in fresh processes, interleaved."""
 
     latency: dict[str, Latency]
     """Keys: `dense`, `pruned` (later also `int8` ...)."""
     memory: dict[str, Memory]
+    """Empty where the system does not tell."""
     ratio: Interval
     """Latency of pruned over dense, median of pairwise ratios in interleaved runs."""
     ratio_basis: Literal["cpu time", "wall time"]
@@ -125,7 +170,11 @@ class Measurement:
     noise: tuple[str, ...]
     """What disturbed the measurement, in words."""
     machine: dict[str, str] = field(default_factory=dict)
-    """CPU, features, governor, versions."""
+    """CPU, features, governor, versions, the runtime's settings."""
+    throughput: dict[str, Throughput] = field(default_factory=dict)
+    energy_mj: dict[str, float] = field(default_factory=dict)
+    """Of one inference, the whole CPU's, where the system tells."""
+    operators: dict[str, tuple[OperatorTime, ...]] = field(default_factory=dict)
 
 
 class Outcome(StrEnum):
@@ -145,6 +194,8 @@ class Check:
     value: str
     outcome: Outcome
     reason: str = ""
+    warns: bool = False
+    """Said, but not counted in the verdict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,3 +252,31 @@ class Report:
     """Images per split."""
     notes: tuple[str, ...]
     provenance: Provenance
+    layouts: dict[str, Layout] = field(default_factory=dict)
+    """Keys as of `artifacts`, where the runtime is ONNX Runtime."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint:
+    """A network at some share of parameters removed."""
+
+    asked: float
+    param_ratio: float
+    mac_ratio: float
+    correct: tuple[bool, ...]
+    """Per evaluation image."""
+
+    @property
+    def accuracy(self) -> float:
+        return sum(self.correct) / len(self.correct)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """Accuracy over the share of parameters removed."""
+
+    label: str
+    dense: tuple[bool, ...]
+    points: tuple[CurvePoint, ...]
+    sauce: Interval
+    """Area under the curve for shares in [0, 0.95], divided by 0.95 (METHODS §1)."""

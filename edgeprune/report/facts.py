@@ -214,8 +214,7 @@ def walk(report: Report) -> Walk:
 
 def removed_so_far(trajectory: Trajectory) -> list[int]:
     """Return the units removed after each intervention; those given back count no more."""
-    gains = (len(step.units) * step.removed - len(step.returned) for step in trajectory.steps)
-    return list(accumulate(gains))
+    return list(accumulate(step.gain for step in trajectory.steps))
 
 
 def thin(count: int, limit: int) -> list[int]:

@@ -1,0 +1,133 @@
+"""A walk through blocks of units in one global order: group tests over all layers, the same invariant.
+
+After a removal the next test takes twice as many blocks at once, after a refusal half as many. A block that
+is refused alone closes its group for this walk: those that come after it in the group do more damage still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from torch import Tensor
+
+from edgeprune.causal.evaluation import Examiner, Outcome, Shard
+from edgeprune.causal.verdict import Doubles
+from edgeprune.errors import JournalError
+from edgeprune.records import Finding, Step
+
+Units = dict[str, tuple[int, ...]]
+Changed = Mapping[str, Tensor]
+
+FIRST = 4
+"""Blocks of the first test."""
+
+
+class Block(Protocol):
+    """Units of one group that leave together."""
+
+    @property
+    def group(self) -> str: ...
+    @property
+    def units(self) -> tuple[int, ...]: ...
+
+
+class Network(Protocol):
+    """The current network."""
+
+    @property
+    def removed(self) -> Units: ...
+    def without(self, removed: Mapping[str, Sequence[int]]) -> Changed: ...
+    def remove_(self, removed: Mapping[str, Sequence[int]]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OrderedWalk:
+    """Everything one walk needs.
+
+    Attributes:
+        network: Changed as the walk goes.
+        blocks: In the order of testing.
+        scores: Scores of one shard's images with these weights changed as well.
+        examiner: Judges them.
+        most: Most blocks tested at once.
+        within: Whether a set of removed units is still within the limits on size.
+        on_step: Called after each intervention with the step and the blocks settled.
+        recorded: Steps of an interrupted walk, taken over without evaluating again.
+    """
+
+    network: Network
+    blocks: Sequence[Block]
+    scores: Callable[[Shard, Changed], Doubles]
+    examiner: Examiner
+    most: int
+    within: Callable[[Units], bool] = lambda removed: True
+    on_step: Callable[[Step, int], None] = lambda step, settled: None
+    recorded: Iterator[Step] = field(default_factory=lambda: iter(()))
+
+    def run(self) -> tuple[list[Step], bool]:
+        """Walk; gives the steps, and whether the limit on size ended it."""
+        steps: list[Step] = []
+        queue = list(self.blocks)
+        count, suspects, refusal = FIRST, 0, None
+        while queue:
+            some = queue[:count]
+            if not self.within(_joined(self.network.removed, some)):
+                if len(some) == 1:
+                    return steps, True
+                count = len(some) // 2
+                continue
+            known = refusal if suspects == len(some) == 1 else None
+            step = self._test(some, known, settled=len(self.blocks) - len(queue))
+            steps.append(step)
+            if step.removed:
+                queue = queue[len(some) :]
+                suspects = max(0, suspects - len(some))
+                count = (suspects + 1) // 2 or min(2 * len(some), self.most)
+            elif len(some) > 1:
+                suspects, refusal, count = len(some), step, len(some) // 2
+            else:
+                queue = [block for block in queue if block.group != some[0].group]
+                suspects, count = 0, 1
+        return steps, False
+
+    def _test(self, some: Sequence[Block], known: Step | None, *, settled: int) -> Step:
+        units = _joined({}, some)
+        first, *others = units.items()
+        step = next(self.recorded, None)
+        if step is not None and (step.group, step.units, step.joint) != (*first, dict(others)):
+            raise JournalError("the interrupted walk went another way")
+        if step is None and known is not None:
+            step = replace(known, group=first[0], units=first[1], joint=dict(others), evaluated=0)
+        if step is None:
+            changed = self.network.without(units)
+            outcome = self.examiner.examine(lambda shard: self.scores(shard, changed))
+            step = _step(first, dict(others), outcome)
+        self.examiner.put_first_(step.worst_class)
+        if step.removed:
+            self.network.remove_(units)
+        self.on_step(step, settled + (len(some) if step.removed or len(some) == 1 else 0))
+        return step
+
+
+def _joined(removed: Mapping[str, tuple[int, ...]], blocks: Sequence[Block]) -> Units:
+    """Units that are gone when these blocks leave as well."""
+    result = dict(removed)
+    for block in blocks:
+        result[block.group] = (*result.get(block.group, ()), *block.units)
+    return result
+
+
+def _step(first: tuple[str, tuple[int, ...]], others: Units, outcome: Outcome) -> Step:
+    return Step(
+        group=first[0],
+        units=first[1],
+        joint=others,
+        finding=outcome.finding,
+        removed=outcome.finding is not Finding.CRITICAL,
+        effect=outcome.effect,
+        worst_z=outcome.worst_z,
+        worst_class=outcome.worst_class,
+        evaluated=outcome.evaluated,
+    )

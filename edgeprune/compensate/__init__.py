@@ -1,0 +1,28 @@
+"""Compensation: what surviving channels know about removed ones, in ordinary weights (METHODS §3).
+
+layers.py     a layer's inputs as rows: one row per position that its weight is multiplied with
+moments.py    mean and covariance of what each layer reads
+survivors.py  removed units as affine functions of those that stay, and the damage that is left
+batchnorm.py  statistics re-estimated, for criteria without compensation
+refit.py      sequential least squares: inputs from the current network, targets from the dense one
+"""
+
+from edgeprune.compensate.batchnorm import reestimate
+from edgeprune.compensate.layers import Layer, Subject, find_layers
+from edgeprune.compensate.moments import Measured, Moments, measure_moments
+from edgeprune.compensate.refit import Refit, refit
+from edgeprune.compensate.survivors import Block, Survivors
+
+__all__ = [
+    "Block",
+    "Layer",
+    "Measured",
+    "Moments",
+    "Refit",
+    "Subject",
+    "Survivors",
+    "find_layers",
+    "measure_moments",
+    "reestimate",
+    "refit",
+]

@@ -1,0 +1,185 @@
+"""A layer's inputs as rows: one row per position that its weight is multiplied with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional
+
+from edgeprune.records import ChannelGroup
+
+aten = torch.ops.aten
+CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
+TRANSPOSED = (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
+IMAGE_DIMS = 4
+
+Values = dict[fx.Node, Any]  # Any: a tensor, a size or a tuple of them, as a graph node gives it
+Weights = Mapping[str, Tensor]
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+
+class Op(Protocol):
+    """One node of a program."""
+
+    @property
+    def node(self) -> fx.Node: ...
+    @property
+    def dies(self) -> tuple[fx.Node, ...]: ...
+
+
+class Program(Protocol):
+    """A compiled network: what compensation needs of it."""
+
+    @property
+    def ops(self) -> Sequence[Op]: ...
+    @property
+    def dense(self) -> Weights: ...
+    def start(self, images: Tensor) -> list[Values]: ...
+    def run_(self, values: Values, *, weights: Weights, start: int, stop: int) -> None: ...
+    def advance_(self, pieces: Iterable[Values], weights: Weights, start: int, stop: int) -> None: ...
+    def run_op_(self, values: Values, *, weights: Weights, place: int) -> None: ...
+    def each(self, function: Callable[[Piece], Result], pieces: Iterable[Piece]) -> list[Result]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """A dense network and the images that it is compensated with; labels are not needed.
+
+    Attributes:
+        program: The network, compiled.
+        layers: From `find_layers`.
+        groups: Its channel groups.
+        images: Shape (N, C, H, W).
+    """
+
+    program: Program
+    layers: Mapping[str, Layer]
+    groups: Sequence[ChannelGroup]
+    images: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """A convolution or linear layer of a program that alone reads its weight."""
+
+    place: int
+    """Number of its op."""
+    node: fx.Node
+    source: fx.Node
+    """What it reads."""
+    weight: str
+    bias: str | None
+    axis: int
+    """Axis of the weight that runs over the inputs."""
+    groups: int = 1
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    transposed: bool = False
+
+    @property
+    def channel_dim(self) -> int:
+        """Axis of the source that holds the channels."""
+        return 1 if self.stride else -1
+
+
+def find_layers(program: Program) -> dict[str, Layer]:
+    """Weight -> the layer that reads it; weights that several ops read have no layer."""
+    layers = [_layer(place, op.node) for place, op in enumerate(program.ops)]
+    found = [layer for layer in layers if layer is not None]
+    reads = Counter(
+        str(n.target) for op in program.ops for n in op.node.all_input_nodes if n.op == "get_attr"
+    )
+    return {layer.weight: layer for layer in found if reads[layer.weight] == 1}
+
+
+def _layer(place: int, node: fx.Node) -> Layer | None:
+    known = (*CONVOLUTIONS, *TRANSPOSED, aten.linear.default)
+    if node.target not in known:
+        return None
+    names = [argument.name for argument in node.target._schema.arguments]
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    a: dict[str, Any] = given  # Any: as the graph holds them
+    weight, bias = a["weight"], a.get("bias")
+    if weight.op != "get_attr" or (bias is not None and bias.op != "get_attr"):
+        return None
+    kind = dict(place=place, node=node, source=a["input"], weight=str(weight.target))
+    kind["bias"] = None if bias is None else str(bias.target)
+    if node.target is aten.linear.default:
+        return Layer(**kind, axis=1)
+    transposed = node.target in TRANSPOSED
+    rank = len(weight.meta["val"].shape) - 2
+    return Layer(
+        **kind,
+        axis=0 if transposed else 1,
+        groups=a.get("groups", 1),
+        stride=_per_axis(a.get("stride", 1), rank),
+        padding=_per_axis(a.get("padding", 0), rank),
+        dilation=_per_axis(a.get("dilation", 1), rank),
+        transposed=transposed,
+    )
+
+
+def _per_axis(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
+    given = (value,) if isinstance(value, int) else tuple(value)
+    return given * rank if len(given) == 1 else given
+
+
+def channel_rows(layer: Layer, source: Tensor) -> Tensor:
+    """The source as (positions, channels)."""
+    if layer.channel_dim == 1:
+        return source.movedim(1, -1).reshape(-1, source.shape[1])
+    return source.reshape(-1, source.shape[-1])
+
+
+def can_unfold(layer: Layer, weight: Tensor) -> bool:
+    """Whether `patches` knows how: 2-D, or one tap without padding or stride."""
+    if layer.transposed:
+        return False
+    taps = weight.shape[2:].numel() if layer.stride else 1
+    plain = set(layer.padding) <= {0} and set(layer.stride) <= {1}
+    return not layer.stride or len(layer.stride) == IMAGE_DIMS - 2 or (taps == 1 and plain)
+
+
+def patches(layer: Layer, weight: Tensor, source: Tensor, thin: int = 1) -> Tensor:
+    """What every thin-th output position reads, shape (groups, positions, inputs of a group * taps)."""
+    if not layer.stride:
+        return source.reshape(1, -1, source.shape[-1])[:, ::thin]
+    if weight.shape[2:].numel() == 1 and set(layer.padding) <= {0}:
+        steps = [slice(None, None, step) for step in layer.stride]
+        rows = source[(slice(None), slice(None), *steps)].flatten(2)
+    else:
+        rows = functional.unfold(
+            source,
+            tuple(weight.shape[2:]),
+            dilation=layer.dilation,
+            padding=layer.padding,
+            stride=layer.stride,
+        )
+    return _by_group(layer, rows, thin)
+
+
+def output_rows(layer: Layer, output: Tensor, thin: int = 1) -> Tensor:
+    """An output of the layer as (groups, positions, outputs of a group), in the order of `patches`."""
+    if not layer.stride:
+        return output.reshape(1, -1, output.shape[-1])[:, ::thin]
+    return _by_group(layer, output.flatten(2), thin)
+
+
+def _by_group(layer: Layer, rows: Tensor, thin: int) -> Tensor:
+    """(N, C, positions) -> (groups, N * positions / thin, C / groups)."""
+    rows = rows[..., ::thin]
+    images, width, positions = rows.shape
+    grouped = rows.reshape(images, layer.groups, width // layer.groups, positions)
+    return grouped.permute(1, 0, 3, 2).reshape(layer.groups, images * positions, -1)
+
+
+def weight_rows(layer: Layer, weight: Tensor) -> Tensor:
+    """A weight as (groups, inputs of a group * taps, outputs of a group), in the order of `patches`."""
+    return weight.reshape(layer.groups, weight.shape[0] // layer.groups, -1).transpose(1, 2)

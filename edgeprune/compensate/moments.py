@@ -1,0 +1,140 @@
+"""Mean and covariance of what each layer reads, over calibration images; labels are not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from edgeprune.compensate.layers import IMAGE_DIMS, Layer, Program, Subject, Values, Weights, channel_rows
+
+aten = torch.ops.aten
+MOST_ROWS = 32_000
+"""Positions that are looked at, over all images: neighbours say much the same."""
+PIECES_AT_ONCE = 8
+"""Pieces whose sums are held together: added in order, the result does not depend on timing."""
+ADDITIONS = (aten.add.Tensor, aten.add_.Tensor)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """Of the channels of one tensor in the network."""
+
+    mean: Tensor
+    """Shape (C,), float64."""
+    covariance: Tensor
+    """Shape (C, C), float64."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """Moments of every tensor that a layer reads, and how much each layer's output varies."""
+
+    sources: Mapping[fx.Node, Moments]
+    energy: Mapping[str, float]
+    """Weight of a layer -> variance of the residual sum that its output goes into, or of the output."""
+
+
+def measure_moments(
+    subject: Subject,
+    weights: Weights,
+    *,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Measured:
+    """Run the network with these weights and take the moments.
+
+    Args:
+        subject: The network and images.
+        weights: Of the current network.
+        on_progress: Called with images done and all images.
+    """
+    program, layers, images = subject.program, subject.layers, subject.images
+    sources = {layer.source: layer for layer in layers.values() if layer.groups == 1}
+    sums = {layer.weight: whole(layer.node) for layer in layers.values()}
+    stops = sorted({layer.place for layer in sources.values()} | _places(program, set(sums.values())))
+    totals: dict[tuple[str, fx.Node], _Sums] = {}
+    pieces = program.start(images)
+    per_image = -(-MOST_ROWS // len(images))
+    look = _Look(program, weights, stops, sources, frozenset(sums.values()), per_image)
+    for first in range(0, len(pieces), PIECES_AT_ONCE):
+        some = pieces[first : first + PIECES_AT_ONCE]
+        for found in program.each(look, some):
+            for key, part in found.items():
+                totals[key] = totals[key] + part if key in totals else part
+        on_progress(min(first + PIECES_AT_ONCE, len(pieces)), len(pieces))
+    return Measured(
+        {node: total.moments() for (kind, node), total in totals.items() if kind == "read"},
+        {name: float(totals["whole", node].variance().sum()) for name, node in sums.items()},
+    )
+
+
+def whole(node: fx.Node) -> fx.Node:
+    """The residual sum that an output goes into, or the output itself."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 and users[0].target in ADDITIONS else node
+
+
+def _places(program: Program, nodes: set[fx.Node]) -> set[int]:
+    return {place + 1 for place, op in enumerate(program.ops) if op.node in nodes}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sums:
+    rows: int
+    first: Tensor
+    second: Tensor
+    """Products of all pairs of channels, or squares."""
+
+    def __add__(self, other: _Sums) -> _Sums:
+        return _Sums(self.rows + other.rows, self.first + other.first, self.second + other.second)
+
+    def moments(self) -> Moments:
+        mean = self.first / self.rows
+        return Moments(mean, self.second / self.rows - torch.outer(mean, mean))
+
+    def variance(self) -> Tensor:
+        return (self.second / self.rows - (self.first / self.rows) ** 2).clamp_min(0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Look:
+    """Runs one piece through the network and sums up what its layers read."""
+
+    program: Program
+    weights: Weights
+    stops: Sequence[int]
+    sources: Mapping[fx.Node, Layer]
+    wholes: frozenset[fx.Node]
+    per_image: int
+
+    def __call__(self, values: Values) -> dict[tuple[str, fx.Node], _Sums]:
+        values = dict(values)
+        found: dict[tuple[str, fx.Node], _Sums] = {}
+        start = 0
+        for stop in [*self.stops, len(self.program.ops)]:
+            self.program.run_(values, weights=self.weights, start=start, stop=stop)
+            start = stop
+            for node, layer in self.sources.items():
+                if node in values and ("read", node) not in found:
+                    found["read", node] = _products(layer, values[node], self.per_image)
+            for node in self.wholes:
+                if node in values and ("whole", node) not in found:
+                    found["whole", node] = _squares(values[node], self.per_image)
+        return found
+
+
+def _products(layer: Layer, source: Tensor, per_image: int) -> _Sums:
+    rows = _thinned(channel_rows(layer, source), per_image * len(source))
+    return _Sums(len(rows), rows.sum(dim=0).double(), (rows.T @ rows).double())
+
+
+def _squares(value: Tensor, per_image: int) -> _Sums:
+    dim = 1 if value.ndim == IMAGE_DIMS else -1
+    rows = _thinned(value.movedim(dim, -1).flatten(0, -2), per_image * len(value))
+    return _Sums(len(rows), rows.sum(dim=0).double(), rows.double().square().sum(dim=0))
+
+
+def _thinned(rows: Tensor, most: int) -> Tensor:
+    return rows[:: -(-len(rows) // most)]

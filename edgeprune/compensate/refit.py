@@ -1,0 +1,275 @@
+"""Sequential least squares: every layer downstream of a removal is fitted anew, in the order of the graph.
+
+A layer's inputs are those of the current network (its own predecessors already refitted), its targets what
+the dense network gives on the same images; where the output goes into a residual sum, the target is what
+the sum lacks, so that the layer makes up for errors of the other branch as well. Convolutions get a least-
+squares map per tap (OSSCAR, arXiv 2403.12983), with padding as it is. The solution is drawn towards the
+weights the layer has (ridge). No labels, no gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, fx
+
+from edgeprune.compensate.layers import (
+    Layer,
+    Subject,
+    Values,
+    Weights,
+    can_unfold,
+    output_rows,
+    patches,
+    weight_rows,
+)
+from edgeprune.compensate.moments import ADDITIONS
+from edgeprune.compensate.survivors import Removed
+from edgeprune.records import ChannelGroup
+
+RIDGE = 1e-3
+"""Pull towards the weights there are, as a share of the mean variance of what the layer reads."""
+ROWS_PER_UNKNOWN, FEWEST_ROWS = 8, 20_000
+"""Positions that one fit looks at, at most: beyond them the solution hardly changes."""
+FEWEST_IMAGES, SPARE = 64, 4
+"""Images that they come from, at least; and how many times as many positions those have."""
+PIECES_AT_ONCE = 8
+TINY = 1e-12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Refit:
+    """The layers fitted anew.
+
+    Attributes:
+        weights: Weights and biases of the refitted layers, by name.
+        moments: Weight of a layer -> mean and variance of weight * inputs, without bias, shape (outputs,):
+            what a BatchNorm behind it would find.
+    """
+
+    weights: dict[str, Tensor]
+    moments: dict[str, tuple[Tensor, Tensor]]
+
+
+def refit(
+    subject: Subject,
+    weights: Weights,
+    removed: Removed,
+    *,
+    ridge: float = RIDGE,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Refit:
+    """Fit every layer whose inputs differ from the dense network's.
+
+    Args:
+        subject: The dense network and images.
+        weights: Of the current network: removed units' entries are zero where they are read.
+        removed: Units that are gone.
+        ridge: See `RIDGE`.
+        on_progress: Called with layers done and all layers.
+    """
+    run = _Run(subject, dict(weights), dead_inputs(subject.groups, removed), ridge)
+    ordered = sorted(subject.layers.values(), key=lambda found: found.place)
+    todo = [layer for layer in ordered if run.fits(layer)]
+    for done, layer in enumerate(todo):
+        run.fit_(layer)
+        on_progress(done + 1, len(todo))
+    return Refit(weights=run.fitted, moments=run.moments)
+
+
+def dead_inputs(groups: Sequence[ChannelGroup], removed: Removed) -> dict[str, list[tuple[int, Tensor]]]:
+    """Weight -> (axis, entries) that are no longer read."""
+    dead: dict[str, list[tuple[int, Tensor]]] = {}
+    for group in groups:
+        units = removed.get(group.name, ())
+        for slot in group.slots if units else ():
+            if slot.consumer:
+                gone = torch.from_numpy(slot.indices[list(units)].ravel())
+                dead.setdefault(slot.parameter, []).append((slot.axis, gone))
+    return dead
+
+
+class _Run:
+    """The dense and the current network on their way; a piece of images goes on when a fit asks for it.
+
+    The first layers see so many positions that a few images tell them all: the others wait at the input, where
+    they take the least memory.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        weights: dict[str, Tensor],
+        dead: Mapping[str, list[tuple[int, Tensor]]],
+        ridge: float,
+    ) -> None:
+        program, images = subject.program, subject.images
+        self.program, self.weights, self.dead, self.ridge = program, weights, dead, ridge
+        self.pairs = [Pair(dense=dict(piece)) for piece in program.start(images)]
+        self.images = len(images)
+        self.changed = self._changed()
+        self.first = min(
+            (place for place, op in enumerate(program.ops) if op.node in self.changed), default=0
+        )
+        self.fitted: dict[str, Tensor] = {}
+        self.moments: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def _changed(self) -> frozenset[fx.Node]:
+        """Ops that give something else in the current network."""
+        changed: set[fx.Node] = set()
+        for op in self.program.ops:
+            reads = op.node.all_input_nodes
+            if any(n in changed or (n.op == "get_attr" and str(n.target) in self.dead) for n in reads):
+                changed.add(op.node)
+        return frozenset(changed)
+
+    def fits(self, layer: Layer) -> bool:
+        return layer.node in self.changed and can_unfold(layer, self.program.dense[layer.weight])
+
+    def fit_(self, layer: Layer) -> None:
+        """Give a layer the weight and bias with which it comes closest to its target."""
+        weight = self.weights[layer.weight]
+        read = _read_inputs(layer, weight, self.dead.get(layer.weight, []))
+        most = max(FEWEST_ROWS, ROWS_PER_UNKNOWN * int(read[0].sum()))
+        pairs, thin = self._sample(_positions(layer), most)
+        other = self._other_branch(layer)
+        sums = None
+        for first in range(0, len(pairs), PIECES_AT_ONCE):
+            look = partial(self._look, layer, weight, other, thin)
+            for part in self.program.each(look, pairs[first : first + PIECES_AT_ONCE]):
+                sums = part if sums is None else sums + part
+        assert sums is not None
+        start = weight_rows(layer, weight).double()
+        solution = _solve(sums, start, read, self.ridge, intercept=layer.bias is not None)
+        self.fitted |= self._settled(layer, weight, sums, solution)
+        self.weights |= self.fitted
+
+    def _sample(self, positions: int, most: int) -> tuple[list[Pair], int]:
+        """Pieces to look at, evenly spread, and of how many of their positions one."""
+        images = min(self.images, max(FEWEST_IMAGES, -(-SPARE * most // positions)))
+        count = -(-images * len(self.pairs) // self.images)
+        places = [number * len(self.pairs) // count for number in range(count)]
+        return [self.pairs[place] for place in places], max(1, positions * images // most)
+
+    def _look(self, layer: Layer, weight: Tensor, other: fx.Node | None, thin: int, pair: Pair) -> _Sums:
+        """What one piece adds to the least squares of a layer."""
+        self._go_on_(pair, layer.place)
+        values = dict(pair.dense)
+        self.program.run_op_(values, weights=self.program.dense, place=layer.place)
+        target = values[layer.node]
+        if other is not None:
+            target = target + pair.dense[other] - pair.current[other]
+        inputs = patches(layer, weight, pair.current[layer.source], thin)
+        return _sums(inputs, output_rows(layer, target, thin))
+
+    def _go_on_(self, pair: Pair, place: int) -> None:
+        """Run a piece through both networks up to a place."""
+        if pair.place <= self.first:
+            stop = min(place, self.first)
+            self.program.run_(pair.dense, weights=self.program.dense, start=pair.place, stop=stop)
+            pair.place, pair.current = stop, dict(pair.dense)
+        for values, weights in ((pair.dense, self.program.dense), (pair.current, self.weights)):
+            self.program.run_(values, weights=weights, start=pair.place, stop=place)
+        pair.place = place
+
+    def _settled(self, layer: Layer, weight: Tensor, sums: _Sums, rows: Tensor) -> dict[str, Tensor]:
+        mean_in, mean_out = sums.inputs / sums.rows, sums.outputs / sums.rows
+        mean = (rows * mean_in[..., None]).sum(dim=1)
+        second = (rows * (sums.gram / sums.rows @ rows)).sum(dim=1)
+        self.moments[layer.weight] = (mean.ravel(), (second - mean**2).clamp_min(0).ravel())
+        settled = {layer.weight: _as_weight(rows, weight)}
+        if layer.bias is not None:
+            settled[layer.bias] = (mean_out - mean).ravel().to(weight.dtype)
+        return settled
+
+    def _other_branch(self, layer: Layer) -> fx.Node | None:
+        """What the layer's output alone is added to, where that is computed already and has changed."""
+        users = list(layer.node.users)
+        if len(users) != 1 or users[0].target not in ADDITIONS or users[0].kwargs:
+            return None
+        other = next((node for node in users[0].all_input_nodes if node is not layer.node), None)
+        if other is None or other not in self.changed or "val" not in other.meta:
+            return None
+        place = next((n for n, op in enumerate(self.program.ops) if op.node is other), layer.place)
+        same = other.meta["val"].shape == layer.node.meta["val"].shape
+        return other if same and place < layer.place else None
+
+
+@dataclass(slots=True, eq=False)
+class Pair:
+    """Values of the same images in both networks, before the op at `place`."""
+
+    dense: Values
+    current: Values = field(default_factory=dict)
+    place: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sums:
+    """What least squares needs, per group of the convolution."""
+
+    rows: int
+    gram: Tensor
+    cross: Tensor
+    inputs: Tensor
+    outputs: Tensor
+
+    def __add__(self, other: _Sums) -> _Sums:
+        return _Sums(
+            self.rows + other.rows,
+            self.gram + other.gram,
+            self.cross + other.cross,
+            self.inputs + other.inputs,
+            self.outputs + other.outputs,
+        )
+
+
+def _sums(inputs: Tensor, targets: Tensor) -> _Sums:
+    return _Sums(
+        inputs.shape[1],
+        (inputs.transpose(1, 2) @ inputs).double(),
+        (inputs.transpose(1, 2) @ targets).double(),
+        inputs.sum(dim=1).double(),
+        targets.sum(dim=1).double(),
+    )
+
+
+def _positions(layer: Layer) -> int:
+    """Of one image's output."""
+    shape = layer.node.meta["val"].shape
+    return int(shape[2:].numel() if layer.stride else shape[1:-1].numel())
+
+
+def _read_inputs(layer: Layer, weight: Tensor, dead: list[tuple[int, Tensor]]) -> Tensor:
+    """Which rows of `weight_rows` are still read, shape (groups, inputs * taps)."""
+    alive = torch.ones_like(weight, dtype=torch.bool)
+    for axis, entries in dead:
+        if axis == layer.axis:
+            alive.index_fill_(axis, entries, value=False)
+    return weight_rows(layer, alive)[..., 0]
+
+
+def _solve(sums: _Sums, start: Tensor, read: Tensor, ridge: float, intercept: bool) -> Tensor:
+    """Least squares drawn towards `start`, shape (groups, inputs * taps, outputs); unread inputs get zero."""
+    gram, cross = sums.gram / sums.rows, sums.cross / sums.rows
+    if intercept:
+        inputs, outputs = sums.inputs / sums.rows, sums.outputs / sums.rows
+        gram = gram - inputs[:, :, None] * inputs[:, None, :]
+        cross = cross - inputs[:, :, None] * outputs[:, None, :]
+    result = torch.zeros_like(start)
+    places = read[0].nonzero().ravel()  # the same inputs leave in every group
+    gram, cross, start = gram[:, places][:, :, places], cross[:, places], start[:, places]
+    pull = ridge * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(TINY)
+    gram = gram + pull[:, None, None] * torch.eye(len(places), dtype=gram.dtype)
+    result[:, places] = start + torch.cholesky_solve(
+        cross - gram @ start + pull[:, None, None] * start, torch.linalg.cholesky(gram)
+    )
+    return result
+
+
+def _as_weight(rows: Tensor, weight: Tensor) -> Tensor:
+    """The inverse of `weight_rows`, in the type and memory format of the weight."""
+    return torch.empty_like(weight).copy_(rows.transpose(1, 2).reshape(weight.shape))

@@ -1,0 +1,323 @@
+"""Removed units as affine functions of those that stay.
+
+When units P leave and K stay, what P would have given is predicted from K by least squares: x_P ≈ B x_K + c
+with B = Σ_PK (Σ_KK + λI)⁻¹ and c = μ_P - B μ_K, so that a layer that reads them gets the weight W_K + W_P B
+(the same map for every tap of a convolution) and the bias b + W_P c (CORP, arXiv 2602.05243; without c
+GRAIL, arXiv 2602.23795; with B = 0 the mean shift of VBP, arXiv 2507.12988). No solve is needed in the
+walk: with the precision matrix Ω of the inputs, B = -Ω_PP⁻¹ Ω_PK, and after a removal Ω ← Ω - Ω_:P Ω_PP⁻¹
+Ω_P:.
+
+What cannot be predicted is the *damage* of a removal: tr(W_P Ω_PP⁻¹ W_Pᵀ), here as a share of the variance
+of what the layer's output becomes part of. Damages of one group add up when its units leave one after the
+other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, fx
+
+from edgeprune.compensate.layers import Layer
+from edgeprune.compensate.moments import Measured
+from edgeprune.records import ChannelGroup
+
+Removed = Mapping[str, Sequence[int]]
+Mode = Literal["none", "mean", "affine"]
+
+RIDGE = 1e-3
+"""λ as a share of the mean variance of the channels."""
+ROUNDS = 32
+"""A group's order is found in about so many rounds for each factor e of its width: the fewer, the coarser."""
+TINY = 1e-12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Units of one group that leave together, and what their leaving would cost after all before it."""
+
+    group: str
+    units: tuple[int, ...]
+    damage: float
+
+
+@dataclass(slots=True, eq=False)
+class Reader:
+    """A layer that sums over a group: where the group's units lie among its inputs."""
+
+    layer: Layer
+    indices: Tensor
+    """Shape (units, copies)."""
+
+
+@dataclass(slots=True, eq=False)
+class Survivors:
+    """The current network: weights of the layers, with removed units' shares given to the survivors.
+
+    Args:
+        layers: From `find_layers`.
+        groups: All channel groups.
+        weights: What the network computes with now.
+        measured: Moments of that network.
+        gone: Units removed before: their channels are no longer read.
+        mode: `affine`; `mean` gives the removed units' means to the biases; `none` zeroes.
+    """
+
+    layers: Mapping[str, Layer]
+    groups: Sequence[ChannelGroup]
+    weights: dict[str, Tensor]
+    measured: Measured
+    gone: Removed = field(default_factory=dict)
+    mode: Mode = "affine"
+    _readers: dict[str, list[Reader]] = field(init=False)
+    _zeroed: dict[str, list[tuple[str, int, Tensor]]] = field(init=False)
+    _precision: dict[fx.Node, Tensor] = field(init=False)
+    _removed: dict[str, list[int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._readers, self._zeroed = {}, {}
+        for group in self.groups:
+            self._readers[group.name], self._zeroed[group.name] = self._split(group)
+        self._removed = {name: list(units) for name, units in self.gone.items()}
+        dead: dict[fx.Node, list[Tensor]] = {}
+        for name, units in self._removed.items():
+            for reader in self._readers[name]:
+                dead.setdefault(reader.layer.source, []).append(reader.indices[list(units)].ravel())
+        self._precision = {
+            node: precision(moments.covariance, dead.get(node, []))
+            for node, moments in self.measured.sources.items()
+        }
+
+    def _split(self, group: ChannelGroup) -> tuple[list[Reader], list[tuple[str, int, Tensor]]]:
+        """The layers that can be compensated, and the weights of which entries can only be zeroed."""
+        readers, others = [], []
+        for slot in group.slots:
+            layer = self.layers.get(slot.parameter)
+            indices = torch.from_numpy(slot.indices)
+            if not slot.consumer:
+                continue
+            if layer is None or layer.groups > 1 or layer.axis != slot.axis or self.mode == "none":
+                others.append((slot.parameter, slot.axis, indices))
+            else:
+                readers.append(Reader(layer, indices))
+        return readers, others
+
+    @property
+    def removed(self) -> dict[str, tuple[int, ...]]:
+        """Units removed so far, per group."""
+        return {name: tuple(sorted(units)) for name, units in self._removed.items() if units}
+
+    def without(self, removed: Removed) -> dict[str, Tensor]:
+        """The weights and biases that change when these units leave as well."""
+        return self._leave(removed)[0]
+
+    def remove_(self, removed: Removed) -> None:
+        """Take units out of the current network."""
+        changed, precisions = self._leave(removed)
+        self.weights.update(changed)
+        self._precision.update(precisions)
+        for name, units in removed.items():
+            self._removed.setdefault(name, []).extend(units)
+
+    def _leave(self, removed: Removed) -> tuple[dict[str, Tensor], dict[fx.Node, Tensor]]:
+        changed: dict[str, Tensor] = {}
+        leaving: dict[str, list[Tensor]] = {}
+        for name, units in removed.items():
+            for parameter, axis, indices in self._zeroed[name]:
+                base = changed.get(parameter, self.weights[parameter])
+                changed[parameter] = base.index_fill(axis, indices[list(units)].ravel(), 0.0)
+            for reader in self._readers[name]:
+                leaving.setdefault(reader.layer.weight, []).append(reader.indices[list(units)].ravel())
+        maps: dict[fx.Node, _Map] = {}
+        for weight, pieces in leaving.items():
+            layer = self.layers[weight]
+            if layer.source not in maps:
+                mean = self.measured.sources[layer.source].mean
+                maps[layer.source] = _Map.of(
+                    self._precision[layer.source], torch.cat(pieces), mean, affine=self.mode == "affine"
+                )
+            changed |= self._compensated(layer, maps[layer.source])
+        return changed, {node: found.precision for node, found in maps.items()}
+
+    def _compensated(self, layer: Layer, found: _Map) -> dict[str, Tensor]:
+        weight = self.weights[layer.weight]
+        table = weight.double().movedim(
+            layer.axis, -1
+        )  # (outputs, taps..., inputs), or the first two swapped
+        lost = table[..., found.leaving]
+        table = table + lost @ found.shares
+        table[..., found.leaving] = 0.0
+        changed = {layer.weight: _like(table.movedim(-1, layer.axis), weight)}
+        if layer.bias is not None and not layer.transposed:
+            taps = lost @ found.constants  # (outputs, taps...)
+            reach = tap_shares(layer, weight)
+            shift = (taps * reach).flatten(1).sum(dim=1) if taps.ndim > 1 else taps
+            changed[layer.bias] = _like(self.weights[layer.bias].double() + shift, self.weights[layer.bias])
+        return changed
+
+    def blocks(self, steps: Mapping[str, int]) -> list[Block]:
+        """All units that may leave, in the order of the damage that each block does per unit.
+
+        Args:
+            steps: Group -> units by which its width may change; each block leaves a width of whole steps.
+        """
+        ordered = [
+            (rank, number, block)
+            for number, group in enumerate(self.groups)
+            for rank, block in _ranked(self._group_blocks(group, steps[group.name]))
+        ]
+        return [block for _, _, block in sorted(ordered, key=lambda item: item[:2])]
+
+    def _group_blocks(self, group: ChannelGroup, step: int) -> Iterable[Block]:
+        gone = set(self._removed.get(group.name, ()))
+        left = [unit for unit in range(group.units) if unit not in gone]
+        order, damages = self._eliminate(group, left)
+        cuts = list(range(len(left) % step or step, len(left), step))  # at least one step stays
+        for first, last in zip([0, *cuts], cuts, strict=False):
+            yield Block(group=group.name, units=tuple(order[first:last]), damage=sum(damages[first:last]))
+
+    def _eliminate(self, group: ChannelGroup, left: Sequence[int]) -> tuple[list[int], list[float]]:
+        """Units in the order in which they can best be spared, each given that those before it have left."""
+        views = [
+            _View.of(self.weights[r.layer.weight], r, self._precision[r.layer.source], self.measured)
+            for r in self._readers[group.name]
+        ]
+        if not views:
+            return list(left), [float("inf")] * len(left)
+        units = torch.tensor(list(left))
+        order: list[int] = []
+        damages: list[float] = []
+        while len(units) > 1:
+            single = torch.stack([view.damages(units) for view in views]).sum(dim=0)
+            count = max(1, len(units) // ROUNDS)
+            chosen = single.argsort(stable=True)[:count]
+            joint = sum(view.leave_(units[chosen]) for view in views)
+            order += units[chosen].tolist()
+            damages += (single[chosen] / single[chosen].sum().clamp_min(TINY) * joint).tolist()
+            keep = torch.ones(len(units), dtype=torch.bool)
+            keep[chosen] = False
+            units = units[keep]
+        return [*order, *units.tolist()], [*damages, *[float("inf")] * len(units)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Map:
+    """What is left of some channels of one tensor when they leave: shares for the others, and constants."""
+
+    leaving: Tensor
+    shares: Tensor
+    """B, shape (leaving, C); zero for the leaving themselves."""
+    constants: Tensor
+    """c, shape (leaving,)."""
+    precision: Tensor
+    """Ω without them."""
+
+    @classmethod
+    def of(cls, precision_: Tensor, leaving: Tensor, mean: Tensor, *, affine: bool) -> _Map:
+        columns = precision_[:, leaving]
+        inner = torch.linalg.solve(columns[leaving], columns.T)
+        shares = -inner if affine else torch.zeros_like(inner)
+        shares[:, leaving] = 0.0
+        rest = precision_ - columns @ inner
+        return cls(leaving, shares, mean[leaving] - shares @ mean, _without_rows(rest, leaving))
+
+
+def precision(covariance: Tensor, dead: Sequence[Tensor]) -> Tensor:
+    """Inverse of the covariance of the living channels with a ridge; the identity for the dead ones."""
+    alive = torch.ones(len(covariance), dtype=torch.bool)
+    for channels in dead:
+        alive[channels] = False
+    places = alive.nonzero().ravel()
+    inner = covariance[places][:, places]
+    ridge = RIDGE * float(inner.diagonal().mean().clamp_min(TINY)) if len(places) else 1.0
+    inverse = torch.linalg.inv(inner + ridge * torch.eye(len(places), dtype=inner.dtype))
+    result = torch.eye(len(covariance), dtype=covariance.dtype)
+    result[places[:, None], places[None, :]] = inverse
+    return result
+
+
+def _without_rows(matrix: Tensor, leaving: Tensor) -> Tensor:
+    """The identity where channels have left."""
+    matrix[leaving, :] = 0.0
+    matrix[:, leaving] = 0.0
+    matrix[leaving, leaving] = 1.0
+    return matrix
+
+
+@dataclass(slots=True, eq=False)
+class _View:
+    """One layer's weight and the precision of its inputs, while units of a group leave."""
+
+    weight: Tensor
+    """Shape (outputs * taps, C), scaled so that damages are shares of a variance."""
+    precision: Tensor
+    indices: Tensor
+    """Shape (units, copies)."""
+
+    @classmethod
+    def of(cls, weight: Tensor, reader: Reader, precision_: Tensor, measured: Measured) -> _View:
+        energy = max(measured.energy[reader.layer.weight], TINY)
+        rows = weight.double().movedim(reader.layer.axis, -1).flatten(0, -2)
+        return cls(rows / energy**0.5, precision_, reader.indices)
+
+    def damages(self, units: Tensor) -> Tensor:
+        """What each of these units would cost if it left alone, shape (units,)."""
+        places = self.indices[units]  # (units, copies)
+        inner = self.precision[places[:, :, None], places[:, None, :]]
+        read = self.weight[:, places].permute(1, 2, 0)  # (units, copies, rows)
+        gram = read @ read.transpose(1, 2)
+        solved: Tensor = torch.linalg.solve(inner, gram)
+        return solved.diagonal(dim1=1, dim2=2).sum(dim=1)
+
+    def leave_(self, units: Tensor) -> float:
+        """Let units leave together; what that costs."""
+        places = self.indices[units].ravel()
+        columns = self.precision[:, places]
+        inner = columns[places]
+        read = self.weight[:, places]
+        damage = float(torch.linalg.solve(inner, read.T @ read).trace())
+        shares = -torch.linalg.solve(inner, columns.T)
+        shares[:, places] = 0.0
+        self.weight = self.weight + read @ shares
+        self.weight[:, places] = 0.0
+        rest = self.precision - columns @ torch.linalg.solve(inner, columns.T)
+        self.precision = _without_rows(rest, places)
+        return damage
+
+
+def _ranked(blocks: Iterable[Block]) -> Iterable[tuple[float, Block]]:
+    """Blocks of one group with the damage per unit that orders them: never before the one they come after."""
+    most = 0.0
+    for block in blocks:
+        most = max(most, block.damage / len(block.units))
+        yield most, block
+
+
+def _like(value: Tensor, other: Tensor) -> Tensor:
+    """As `other` in type and memory format."""
+    result = torch.empty_like(other)
+    return result.copy_(value)
+
+
+def tap_shares(layer: Layer, weight: Tensor) -> Tensor:
+    """Share of output positions at which each tap of a convolution reads no padding; shape (taps...)."""
+    size = layer.source.meta["val"].shape[2:]
+    shares = [
+        _inside(int(length), taps, stride, padding, dilation)
+        for length, taps, stride, padding, dilation in zip(
+            size, weight.shape[2:], layer.stride, layer.padding, layer.dilation, strict=True
+        )
+    ]
+    result = torch.ones((), dtype=torch.float64)
+    for share in shares:
+        result = result[..., None] * share
+    return result
+
+
+def _inside(length: int, taps: int, stride: int, padding: int, dilation: int) -> Tensor:
+    outputs = torch.arange((length + 2 * padding - dilation * (taps - 1) - 1) // stride + 1)
+    places = outputs[:, None] * stride - padding + torch.arange(taps)[None, :] * dilation
+    return ((places >= 0) & (places < length)).double().mean(dim=0)

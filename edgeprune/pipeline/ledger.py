@@ -1,0 +1,40 @@
+"""What removing units saves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from edgeprune import channels
+from edgeprune.records import PruningPlan
+
+Removed = Mapping[str, tuple[int, ...]]
+
+
+class Ledger:
+    """What removing units saves."""
+
+    def __init__(self, coupling: channels.Coupling) -> None:
+        self.costs = channels.Costs(coupling)
+        self.dense_params, self.dense_macs = self.costs.count({})
+        self.units = sum(group.units for group in coupling.groups)
+
+    def param_ratio(self, removed: Removed) -> float:
+        return 1 - self.costs.count(removed)[0] / self.dense_params
+
+    def ratios(self, removed: Removed) -> tuple[float, float]:
+        """Share of parameters and of multiply-adds removed."""
+        params, macs = self.costs.count(removed)
+        return 1 - params / self.dense_params, 1 - macs / self.dense_macs if self.dense_macs else 0.0
+
+    def within(self, limit: float | None) -> Callable[[Removed], bool]:
+        """Whether units may go without passing the limit on removed parameters."""
+        return lambda removed: limit is None or self.param_ratio(removed) <= limit
+
+    def plan(self, removed: dict[str, tuple[int, ...]]) -> PruningPlan:
+        param_ratio, mac_ratio = self.ratios(removed)
+        return PruningPlan(
+            removed=removed,
+            param_ratio=param_ratio,
+            channel_ratio=sum(map(len, removed.values())) / self.units,
+            mac_ratio=mac_ratio,
+        )

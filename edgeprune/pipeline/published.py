@@ -1,0 +1,114 @@
+"""C-SWAP as published: layer by layer, ascending magnitude, plain removal (METHODS §1).
+
+Where a limit on parameters or accuracy asks for more than the natural end, further passes over all layers
+follow, each of which lets the scores fall further; the trajectory names the factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from edgeprune import causal, criteria, tasks
+from edgeprune.pipeline.study import Study, Walked
+from edgeprune.records import ChannelGroup, Pass, Step
+
+FACTOR = 2.0
+"""By how much each pass beyond the natural end lets the scores fall further than the one before."""
+LARGEST_FACTOR = 1e4
+NATURAL = "natural end: every unit was tested"
+
+Watch = Callable[[Step, int, float], None]
+"""Step, units settled, share of parameters removed."""
+
+
+def walk(study: Study, on_step: Watch, recorded: Sequence[Step]) -> Walked:
+    """Run the walk to its end."""
+    run = _Published(study, on_step, iter(recorded))
+    stopped = run.passes_()
+    removed, weights = run.replay.removed, run.replay.weights
+    options = study.options
+    walked = Walked(
+        steps=run.steps, stopped=stopped, removed=removed, weights=weights, passes=tuple(run.passes)
+    )
+    if options.compensation == "none" and not options.bn_reestimate:
+        return walked
+    weights, fit = study.compensated(removed)
+    return replace(walked, weights=weights, fit=fit)
+
+
+@dataclass(eq=False)
+class _Published:
+    study: Study
+    on_step: Watch
+    recorded: Iterator[Step]
+    steps: list[Step] = field(default_factory=list)
+    passes: list[Pass] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.parameters = dict(self.study.traced.graph_module.named_parameters())
+        self.replay = self._replay({})
+
+    def passes_(self) -> str:
+        """Walk once, and again with more patience while a limit asks for more; why it ended."""
+        options, factor = self.study.options, 1.0
+        while True:
+            steps, stopped = self._pass(factor)
+            params, macs = self.study.ledger.ratios(self.replay.removed)
+            worst = min((step.worst_z for step in steps if step.removed), default=0.0)
+            self.passes.append(
+                Pass(
+                    factor=factor,
+                    interventions=len(steps),
+                    param_ratio=params,
+                    mac_ratio=macs,
+                    worst_z=worst,
+                )
+            )
+            self.steps += steps
+            more = options.asks_for_more and stopped.startswith("natural")
+            if not more or factor > LARGEST_FACTOR:
+                return stopped
+            if options.max_accuracy_drop is not None and factor > 1 and not any(s.gain for s in steps):
+                return "the limit on the accuracy drop was reached"
+            factor *= FACTOR
+            self.replay = self._replay(self.replay.removed)
+
+    def _pass(self, factor: float) -> tuple[list[Step], str]:
+        study, options, replay = self.study, self.study.options, self.replay
+        walker = causal.Walker(
+            network=replay,
+            scores=self._scores,
+            judge=study.judge.relaxed(factor),
+            order=self._order,
+            rules=causal.Rules(
+                group_test=options.group_test, early_exit=options.early_exit, align=options.align
+            ),
+            within=study.ledger.within(options.max_param_ratio),
+            accepts=lambda: study.accepts(replay.weights),
+            on_step=lambda step, settled: self.on_step(
+                step, settled, study.ledger.param_ratio(replay.removed)
+            ),
+        )
+        return causal.walk(walker, study.groups, study.shards, self.recorded)
+
+    def _replay(self, removed: Mapping[str, Sequence[int]]) -> causal.Replay:
+        study = self.study
+        stretches = [shard.images for shard in study.shards]
+        replay = causal.Replay(study.program, study.groups, study.inputs, stretches)
+        for group in study.groups:
+            if removed.get(group.name):
+                replay.remove_(group, removed[group.name])
+        return replay
+
+    def _scores(self, shard: causal.Shard, group: ChannelGroup | None, units: Sequence[int]) -> tasks.Doubles:
+        outputs = self.replay.outputs(shard.number, group, units).numpy()
+        return tasks.true_class_scores(outputs, self.study.labels[shard.images])
+
+    def _order(self, group: ChannelGroup) -> list[int]:
+        """Units of a group that are still there, the weakest first."""
+        gone = set(self.replay.removed.get(group.name, ()))
+        ranks = np.argsort(criteria.magnitude(group, self.parameters), kind="stable")
+        return [int(unit) for unit in ranks if int(unit) not in gone]

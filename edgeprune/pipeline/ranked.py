@@ -1,0 +1,123 @@
+"""Rival criteria on the same units: what is least worth goes first, in one order, without a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgeprune import criteria, zoo
+from edgeprune.errors import ConfigError
+from edgeprune.pipeline.study import Study, Walked
+
+ACCURACY_STEPS = 7
+"""Halvings of the parameter ratio in the search for an accuracy limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Units of one group that leave together."""
+
+    group: str
+    units: tuple[int, ...]
+
+
+def walk(study: Study, module: nn.Module, on_progress: Callable[[int, int], None]) -> Walked:
+    """Rank by the criterion of the options, and cut as far as the limits ask for.
+
+    Raises:
+        ConfigError: no limit says how far.
+    """
+    options = study.options
+    if not options.asks_for_more:
+        raise ConfigError(
+            f"method = {options.method}: a criterion ranks units and does not say how many to remove; "
+            "give --max-param-ratio or --max-accuracy-drop."
+        )
+    pieces = rank(study, scores(study, module, on_progress))
+    top = options.max_param_ratio if options.max_param_ratio is not None else 1.0
+    walked = _cut(study, pieces, top)
+    if study.accepts(walked.weights):
+        return walked
+    low, high = 0.0, study.ledger.param_ratio(walked.removed)
+    best = _cut(study, pieces, 0.0)
+    for _ in range(ACCURACY_STEPS):
+        middle = (low + high) / 2
+        walked = _cut(study, pieces, middle)
+        if study.accepts(walked.weights):
+            low, best = middle, walked
+        else:
+            high = middle
+    return best
+
+
+def _cut(study: Study, pieces: list[Piece], ratio: float) -> Walked:
+    removed = prefix(study, pieces, ratio)
+    weights, fit = study.compensated(removed)
+    stopped = f"{study.options.method}: units in its order up to the limit, untested"
+    return Walked(steps=[], stopped=stopped, removed=removed, weights=weights, fit=fit)
+
+
+def scores(
+    study: Study, module: nn.Module, on_progress: Callable[[int, int], None]
+) -> Mapping[str, NDArray[np.float64]]:
+    subject = criteria.Subject(
+        graph=study.traced.graph_module,
+        groups=study.groups,
+        images=study.all_images,
+        labels=torch.from_numpy(study.images.calibration.labels),
+        module=module,
+        batch=study.traced.batch,
+        on_progress=on_progress,
+    )
+    method = study.options.method
+    if method.startswith("python:"):
+        return criteria.user_scores(zoo.find_function(method), subject)
+    return criteria.score(method, subject, seed=study.options.seed)
+
+
+def rank(study: Study, worth: Mapping[str, NDArray[np.float64]]) -> list[Piece]:
+    """All units that may leave, in steps of the width, the least worth first.
+
+    `global`: scores relative to the mean of their group are compared over all layers; `uniform`: every group
+    loses the same share.
+    """
+    ordered = []
+    for number, group in enumerate(study.groups):
+        step, values = study.step(group), worth[group.name]
+        order = np.argsort(values, kind="stable")
+        cuts = list(range(group.units % step or step, group.units, step))
+        relative = values / max(float(np.abs(values).mean()), np.finfo(float).tiny)
+        for first, last in zip([0, *cuts], cuts, strict=False):
+            units = tuple(int(unit) for unit in order[first:last])
+            key = (
+                last / group.units
+                if study.options.allocation == "uniform"
+                else float(relative[list(units)].mean())
+            )
+            ordered.append((key, number, first, Piece(group.name, units)))
+    return [piece for *_, piece in sorted(ordered, key=lambda entry: entry[:3])]
+
+
+def prefix(study: Study, pieces: list[Piece], ratio: float) -> dict[str, tuple[int, ...]]:
+    """The units of as many pieces, from the first, as stay within a share of the parameters."""
+    low, high = 0, len(pieces)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if study.ledger.param_ratio(joined(pieces[:middle])) <= ratio:
+            low = middle
+        else:
+            high = middle - 1
+    return joined(pieces[:low])
+
+
+def joined(pieces: list[Piece]) -> dict[str, tuple[int, ...]]:
+    """Group -> units of all its pieces."""
+    removed: dict[str, tuple[int, ...]] = {}
+    for piece in pieces:
+        removed[piece.group] = (*removed.get(piece.group, ()), *piece.units)
+    return {name: tuple(sorted(units)) for name, units in removed.items()}

@@ -1,0 +1,173 @@
+"""One network on one set of images, ready for any method: compiled, with a judge, and with prices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeprune import causal, channels, compensate, tasks
+from edgeprune.errors import DataError
+from edgeprune.pipeline.ledger import Ledger, Removed
+from edgeprune.pipeline.options import Images, Labelled, PruneOptions
+from edgeprune.records import ChannelGroup, Floats, Ints, Pass, Step
+
+Weights = Mapping[str, Tensor]
+NO_FIT = compensate.Refit(weights={}, moments={})
+NOT_MEASURED = compensate.Measured({}, {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Walked:
+    """What a method came to."""
+
+    steps: list[Step]
+    stopped: str
+    removed: dict[str, tuple[int, ...]]
+    weights: Weights
+    """Of the folded graph."""
+    fit: compensate.Refit = NO_FIT
+    passes: tuple[Pass, ...] = ()
+
+
+@dataclass(eq=False)
+class Study:
+    """Everything that the methods share.
+
+    Attributes:
+        traced: The dense network.
+        coupling: Its channel groups.
+        images: Calibration and validation images.
+        options: How far to go.
+        program: The dense network, compiled.
+        logits: Its outputs for the calibration images.
+    """
+
+    traced: channels.Traced
+    coupling: channels.Coupling
+    images: Images
+    options: PruneOptions
+    program: causal.Program
+    logits: Floats
+    judge: causal.Judge = field(init=False)
+    chosen: Ints = field(init=False)
+    """Calibration images that the judge looks at, class by class."""
+
+    def __post_init__(self) -> None:
+        self.judge, self.chosen = causal.make_judge(
+            tasks.probabilities(self.logits),
+            self.images.calibration.labels,
+            self.images.names,
+            alpha=self.options.alpha,
+            pooled=self.options.method == "c-swap-c",
+        )
+        self.groups = self.coupling.groups
+        self.shards = causal.make_shards(self.judge)
+        self.labels = self.images.calibration.labels[self.chosen]
+        self.ledger = Ledger(self.coupling)
+
+    @cached_property
+    def subject(self) -> compensate.Subject:
+        """For compensation: all calibration images, whether classified correctly or not."""
+        layers = compensate.find_layers(self.program)
+        return compensate.Subject(self.program, layers, self.groups, self.all_images)
+
+    @cached_property
+    def inputs(self) -> Tensor:
+        """Calibration images that the judge looks at, shape (n, C, H, W)."""
+        return torch.from_numpy(self.images.calibration.images[self.chosen])
+
+    @cached_property
+    def all_images(self) -> Tensor:
+        """All calibration images: moments and refit need no labels."""
+        return torch.from_numpy(self.images.calibration.images)
+
+    @cached_property
+    def _pieces(self) -> list[list[causal.Values]]:
+        return [self.program.start(self.inputs[shard.images]) for shard in self.shards]
+
+    def scores(self, shard: causal.Shard, weights: Weights) -> tasks.Doubles:
+        """Scores of a shard's images under these weights of the folded graph."""
+        outputs = self.program.logits(self._pieces[shard.number], weights).numpy()
+        return tasks.true_class_scores(outputs, self.labels[shard.images])
+
+    def all_scores(self, weights: Weights) -> tasks.Doubles:
+        return np.concatenate([self.scores(shard, weights) for shard in self.shards])
+
+    def examiner(self, factor: float = 1.0) -> causal.Examiner:
+        """Judges interventions; scores may fall further by a factor."""
+        judge = self.judge.relaxed(factor)
+        return causal.Examiner(judge, self.shards, early_exit=self.options.early_exit)
+
+    @cached_property
+    def accepts(self) -> Callable[[Weights], bool]:
+        """Whether a network with these weights keeps the accuracy limit on the validation images."""
+        limit, validation = self.options.max_accuracy_drop, self.images.validation
+        if limit is None:
+            return lambda weights: True
+        if validation is None or not len(validation.labels):
+            raise DataError(
+                "a limit on the accuracy drop needs validation images; give the calibration part more images."
+            )
+        dense = self._top1(validation, self.program.dense)
+        return lambda weights: dense - self._top1(validation, weights) <= limit
+
+    def _top1(self, labelled: Labelled, weights: Weights) -> float:
+        outputs = self.program.logits(self.program.start(torch.from_numpy(labelled.images)), weights)
+        return float((outputs.argmax(dim=1).numpy() == labelled.labels).mean())
+
+    def step(self, group: ChannelGroup) -> int:
+        """Units by which a group's width changes."""
+        return causal.aligned_step(group, self.options.align)
+
+    def measure(self, weights: Weights) -> compensate.Measured:
+        return compensate.measure_moments(self.subject, weights)
+
+    def refit(self, weights: Weights, removed: Removed) -> compensate.Refit:
+        return compensate.refit(self.subject, weights, removed)
+
+    def survivors(
+        self, weights: Weights, measured: compensate.Measured, gone: Removed
+    ) -> compensate.Survivors:
+        """The network with these weights, ready to lose units."""
+        return compensate.Survivors(
+            layers=self.subject.layers,
+            groups=self.groups,
+            weights=dict(weights),
+            measured=measured,
+            gone=gone,
+            mode=self.options.compensation,
+        )
+
+    @cached_property
+    def _dense_moments(self) -> compensate.Measured:
+        return self.measure(self.program.dense)
+
+    def compensated(self, removed: Removed) -> tuple[dict[str, Tensor], compensate.Refit]:
+        """Weights of the dense network without these units, compensated as the options say, and the fit."""
+        mode, dense = self.options.compensation, self.program.dense
+        measured = NOT_MEASURED if mode == "none" else self._dense_moments
+        survivors = self.survivors(dense, measured, {})
+        survivors.remove_({name: units for name, units in removed.items() if units})
+        fit = self.refit(survivors.weights, removed) if mode == "affine" else NO_FIT
+        weights = {**survivors.weights, **fit.weights}
+        if self.options.bn_reestimate and mode != "affine":
+            norms = self.program.folded.norms
+            weights |= compensate.reestimate(self.subject, norms, weights)
+        return weights, fit
+
+    def network_weights(self, walked: Walked) -> dict[str, Tensor]:
+        """What a method changed, by the names of the network's own tensors."""
+        if self.options.compensation == "none" and not self.options.bn_reestimate:
+            return {}  # zeros only: cutting does the same
+        dense = self.program.dense
+        changed = {name: value for name, value in walked.weights.items() if value is not dense[name]}
+        norms = self.program.folded.norms
+        for name, norm in norms.items():
+            if name in changed or norm.folded_bias in changed:
+                changed |= {n: walked.weights[n] for n in (name, norm.folded_bias)}
+        return causal.unfolded(norms, changed, walked.fit.moments)

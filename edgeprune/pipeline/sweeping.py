@@ -1,0 +1,191 @@
+"""Curves: accuracy over the share of parameters removed, for several methods on the same units and images."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeprune import tasks
+from edgeprune.config import METHODS, BuildConfig
+from edgeprune.errors import ConfigError
+from edgeprune.pipeline import compensated, published, ranked
+from edgeprune.pipeline.building import Build, Silence, Watcher
+from edgeprune.pipeline.digests import digest, images_digest
+from edgeprune.pipeline.inputs import Inputs
+from edgeprune.pipeline.options import Images, Labelled, PruneOptions
+from edgeprune.pipeline.pruning import Analysed, make_study
+from edgeprune.pipeline.study import Study
+from edgeprune.records import Curve, CurvePoint, Split, Step
+from edgeprune.runfolder import RunFolder
+
+MODES = ("none", "mean", "affine", "bn")
+
+Watch = Callable[[str, int, int], None]
+"""Label of the curve, points done, points."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method with its compensation, as in `lrp+affine`, `magnitude-l2+bn`, `c-swap-c`."""
+
+    name: str
+    compensate: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}+{self.compensate}" if self.compensate else self.name
+
+    def options(self, base: PruneOptions, ratio: float) -> PruneOptions:
+        mode = self.compensate if self.compensate in ("none", "mean", "affine") else None
+        return replace(
+            base,
+            method=self.name,
+            compensate=mode,  # type: ignore[arg-type]  # checked on the line above
+            bn_reestimate=self.compensate == "bn",
+            max_param_ratio=ratio,
+            max_accuracy_drop=None,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Field:
+    """What all methods of a sweep compete on.
+
+    Attributes:
+        analysed: The network.
+        images: Calibration images.
+        evaluation: Images that nothing else has seen.
+        ratios: Shares of the parameters to remove, ascending; each point stays just below.
+        base: Options that all methods share.
+    """
+
+    analysed: Analysed
+    images: Images
+    evaluation: Labelled
+    ratios: Sequence[float]
+    base: PruneOptions
+
+
+def curve(field: Field, method: Method, watch: Watch = lambda label, done, points: None) -> Curve:
+    """One walk or ranking up to the largest ratio; every prefix of it compensated and evaluated."""
+    options = method.options(field.base, max(field.ratios))
+    study = make_study(field.analysed, field.images, options)
+    pieces = _pieces(study, field.analysed)
+    points = []
+    for number, ratio in enumerate(field.ratios):
+        removed = ranked.prefix(study, pieces, ratio)
+        weights, _ = study.compensated(removed)
+        param_ratio, mac_ratio = study.ledger.ratios(removed)
+        correct = _correct(study, weights, field.evaluation)
+        points.append(CurvePoint(asked=ratio, param_ratio=param_ratio, mac_ratio=mac_ratio, correct=correct))
+        watch(method.label, number + 1, len(field.ratios))
+    return make_curve(method.label, _correct(study, study.program.dense, field.evaluation), points)
+
+
+def make_curve(label: str, dense: Sequence[bool], points: Sequence[CurvePoint]) -> Curve:
+    """A curve with its SAUCE, and the 95 % interval of that over evaluation images."""
+    ratios = [0.0, *(point.param_ratio for point in points)]
+    table = np.array([dense, *(point.correct for point in points)], dtype=np.float64)
+    return Curve(
+        label=label, dense=tuple(dense), points=tuple(points), sauce=tasks.sauce_interval(ratios, table)
+    )
+
+
+def _pieces(study: Study, analysed: Analysed) -> list[ranked.Piece]:
+    match study.options.method:
+        case "c-swap-c":
+            walked = compensated.walk(study, lambda *seen: None, ())
+        case "c-swap":
+            walked = published.walk(study, lambda *seen: None, ())
+        case _:
+            worth = ranked.scores(study, analysed.module, lambda done, total: None)
+            return ranked.rank(study, worth)
+    return taken(walked.steps)
+
+
+def taken(steps: Sequence[Step]) -> list[ranked.Piece]:
+    """The units that a walk removed, in order, without those that it gave back."""
+    pieces: list[ranked.Piece] = []
+    for step in steps:
+        units = {step.group: step.returned if step.returned else step.units, **step.joint}
+        if step.returned:
+            pieces = [_less(piece, units) for piece in pieces]
+        elif step.removed:
+            pieces += [ranked.Piece(group, found) for group, found in units.items()]
+    return [piece for piece in pieces if piece.units]
+
+
+def _less(piece: ranked.Piece, returned: dict[str, tuple[int, ...]]) -> ranked.Piece:
+    back = set(returned.get(piece.group, ()))
+    return ranked.Piece(piece.group, tuple(unit for unit in piece.units if unit not in back))
+
+
+def _correct(study: Study, weights: Mapping[str, Tensor], evaluation: Labelled) -> tuple[bool, ...]:
+    outputs = study.program.logits(study.program.start(torch.from_numpy(evaluation.images)), weights)
+    found = outputs.argmax(dim=1).numpy() == evaluation.labels
+    return tuple(bool(right) for right in found)
+
+
+def sweep(
+    config: BuildConfig, methods: Sequence[str], ratios: Sequence[float], *, watcher: Watcher | None = None
+) -> tuple[Curve, ...]:
+    """Accuracy over the share of parameters removed, one curve a method; resumes in `config.out`.
+
+    Args:
+        config: Network, images and shared options; `out` keeps a record of each curve.
+        methods: Like `c-swap-c`, `lrp`, `magnitude-l2+affine`, `taylor+bn`.
+        ratios: Shares of the parameters, in (0, 1), ascending.
+        watcher: Sees the progress.
+
+    Raises:
+        EdgepruneError: with one line that says what, where and what to do.
+    """
+    watcher = watcher or Silence()
+    inputs = Inputs.load(config)
+    asked = [read_method(text) for text in methods]
+    with RunFolder.open(config.out) as folder:
+        build = Build(inputs, folder, watcher)
+        evaluation = build.labelled(Split.EVALUATION)
+        field = Field(build.analysed, build.images, evaluation, ratios, build.options)
+        digests = {
+            "model": build.model_digest,
+            "data": images_digest(build.data, *Split),
+            "settings": digest({**build.walk_settings, "ratios": list(ratios)}),
+        }
+
+        def make(method: Method) -> Curve:
+            return curve(field, method, lambda label, done, points: watcher.progress(label, done, points, ""))
+
+        curves = []
+        for method in asked:
+            name = f"sweep-{method.label}"
+            found, reused = folder.reuse_or_make(name, Curve, digests, partial(make, method))
+            watcher.stage(name, reused=reused, seconds=folder.seconds[name])
+            curves.append(found)
+        return tuple(curves)
+
+
+def read_method(text: str) -> Method:
+    """`taylor+affine` -> the method and its compensation.
+
+    Raises:
+        ConfigError: there is no such method or compensation.
+    """
+    name, _, mode = text.partition("+")
+    check_name("method", name, METHODS)
+    if mode:
+        check_name("compensation", mode, MODES)
+    return Method(name, mode)
+
+
+def check_name(what: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
+        raise ConfigError(f"no {what} {name!r}; {hint}")

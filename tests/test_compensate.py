@@ -1,0 +1,343 @@
+"""Compensation against plain NumPy least squares, on small networks in double precision."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from causal_nets import NETWORKS, case
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgeprune.causal import Program, unfolded
+from edgeprune.channels import couple, masked, trace
+from edgeprune.compensate import (
+    Subject,
+    Survivors,
+    find_layers,
+    measure_moments,
+    reestimate,
+    refit,
+)
+from edgeprune.compensate.survivors import RIDGE
+from edgeprune.records import ChannelGroup, InputSpec
+
+NAMES = sorted(NETWORKS)
+CLOSE = {"rtol": 1e-7, "atol": 1e-9}
+
+
+def subject_of(graph: torch.fx.GraphModule, groups: tuple[ChannelGroup, ...], images: Tensor) -> Subject:
+    program = Program(graph)
+    return Subject(program, find_layers(program), groups, images)
+
+
+def subject(name: str) -> Subject:
+    found = case(name)
+    return subject_of(found.graph, found.groups, found.images)
+
+
+def survivors(found: Subject, **rest: Any) -> Survivors:
+    measured = measure_moments(found, found.program.dense)
+    return Survivors(
+        layers=found.layers,
+        groups=found.groups,
+        weights=dict(found.program.dense),
+        measured=measured,
+        **rest,
+    )
+
+
+def value_at(found: Subject, weights: dict[str, Tensor], node: torch.fx.Node) -> Tensor:
+    """What a node gives for all images."""
+    values = {found.program.input: found.images}
+    for place in range(len(found.program.ops)):
+        found.program.run_op_(values, weights=weights, place=place)
+        if node in values:
+            break
+    return values[node]
+
+
+def logits(found: Subject, weights: dict[str, Tensor]) -> Tensor:
+    return found.program.logits(found.program.start(found.images), weights)
+
+
+# --- moments ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_moments_are_those_of_what_a_layer_reads(name: str) -> None:
+    found = subject(name)
+    measured = measure_moments(found, found.program.dense)
+    for layer in found.layers.values():
+        if layer.groups > 1:
+            continue
+        rows = (
+            value_at(found, found.program.dense, layer.source).movedim(layer.channel_dim, -1).flatten(0, -2)
+        )
+        moments = measured.sources[layer.source]
+        np.testing.assert_allclose(moments.mean, rows.mean(0), rtol=1e-9)
+        np.testing.assert_allclose(moments.covariance, np.cov(rows.T, bias=True), atol=1e-9)
+
+
+# --- survivors ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_removed_unit_is_predicted_by_least_squares(name: str) -> None:
+    found = subject(name)
+    network = survivors(found)
+    group = found.groups[0]
+    units = (1, 3)
+    changed = network.without({group.name: units})
+    slot = next(s for s in group.slots if s.consumer and s.parameter in found.layers)
+    layer = found.layers[slot.parameter]
+    assert layer.groups == 1
+    gone = slot.indices[list(units)].ravel()
+    kept = np.setdiff1d(np.arange(found.program.dense[layer.weight].shape[1]), gone)
+    rows = value_at(found, found.program.dense, layer.source).movedim(layer.channel_dim, -1).flatten(0, -2)
+    covariance = np.cov(rows.numpy().T, bias=True)
+    covariance += RIDGE * np.diag(covariance).mean() * np.eye(len(covariance))
+    shares = covariance[np.ix_(gone, kept)] @ np.linalg.inv(covariance[np.ix_(kept, kept)])
+    dense = found.program.dense[layer.weight].numpy()
+    expected = dense.copy()
+    expected[:, kept] += np.einsum("op...,pk->ok...", dense[:, gone], shares)
+    expected[:, gone] = 0
+    np.testing.assert_allclose(changed[layer.weight].numpy(), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("mode", ["affine", "mean", "none"])
+def test_one_after_the_other_is_both_at_once(name: str, mode: Any) -> None:
+    found = subject(name)
+    together, apart = survivors(found, mode=mode), survivors(found, mode=mode)
+    removed = {group.name: (0, 2) for group in found.groups}
+    together.remove_(removed)
+    for unit in (0, 2):
+        for group in reversed(found.groups):
+            apart.remove_({group.name: (unit,)})
+    assert {name: set(units) for name, units in apart.removed.items()} == {
+        name: set(units) for name, units in together.removed.items()
+    }
+    for weight, value in together.weights.items():
+        torch.testing.assert_close(apart.weights[weight], value, **CLOSE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_asking_changes_nothing_and_is_what_removing_gives(name: str) -> None:
+    found = subject(name)
+    network = survivors(found)
+    before = dict(network.weights)
+    removed = {found.groups[-1].name: (1, 2)}
+    changed = network.without(removed)
+    assert all(network.weights[key] is value for key, value in before.items())
+    network.remove_(removed)
+    assert {key for key, value in network.weights.items() if value is not before[key]} == set(changed)
+    for key, value in changed.items():
+        assert torch.equal(network.weights[key], value)
+
+
+def test_without_compensation_units_are_masked() -> None:
+    found, reference = subject("residual"), case("residual")
+    network = survivors(found, mode="none")
+    removed = {group.name: (1, 4) for group in found.groups}
+    network.remove_(removed)
+    with torch.no_grad():
+        expected = masked(reference.coupling, removed)(reference.images)
+    torch.testing.assert_close(logits(found, network.weights), expected, **CLOSE)
+
+
+class Twins(nn.Module):
+    """Channel 5 of the first layer is twice channel 2 plus a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 1)
+        self.second = nn.Conv2d(6, 6, 3, padding=0)
+        self.head = nn.Linear(6, 3)
+        with torch.no_grad():
+            self.first.weight[5] = 2 * self.first.weight[2]
+            self.first.bias[5] = 2 * self.first.bias[2] + 1.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(functional.leaky_relu(self.second(self.first(x)), 0.3).mean((2, 3)))
+
+
+def twins() -> Subject:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Twins()
+        images = torch.randn(40, 3, 6, 6).double()
+    traced = trace(network, InputSpec(shape=(3, 6, 6)))
+    traced.graph_module.double()
+    return subject_of(traced.graph_module, couple(traced).groups, images)
+
+
+def test_a_channel_that_others_tell_leaves_first_and_is_not_missed() -> None:
+    found = twins()
+    network = survivors(found)
+    first, *_, last = [
+        block for block in network.blocks({g.name: 1 for g in found.groups}) if block.group == "first.weight"
+    ]
+    assert set(first.units) <= {0, 1, 2, 3, 4, 5}
+    assert first.damage < 0.01 * last.damage
+    network.remove_({first.group: first.units})
+    torch.testing.assert_close(
+        logits(found, network.weights), logits(found, found.program.dense), rtol=0.02, atol=0.02
+    )
+    zeroed = survivors(found, mode="none")
+    zeroed.remove_({first.group: first.units})
+    loss = (logits(found, zeroed.weights) - logits(found, found.program.dense)).abs().max()
+    assert loss > 10 * (logits(found, network.weights) - logits(found, found.program.dense)).abs().max()
+
+
+def test_damage_is_the_share_of_the_output_that_is_lost() -> None:
+    """For a layer of one tap without a residual sum: measured against what its output really loses."""
+    found = subject("depthwise")
+    layer = found.layers["project.weight"]
+    group = next(g for g in found.groups if any(s.parameter == layer.weight for s in g.slots))
+    network = survivors(found)
+    block = next(b for b in network.blocks({g.name: 1 for g in found.groups}) if b.group == group.name)
+    assert len(block.units) == 1
+    dense = value_at(found, found.program.dense, layer.node)
+    network.remove_({block.group: block.units})
+    lost = value_at(found, network.weights, layer.node) - dense
+    measured = float(
+        lost.var(dim=(0, 2, 3), correction=0).sum() / dense.var(dim=(0, 2, 3), correction=0).sum()
+    )
+    assert block.damage == pytest.approx(measured, rel=0.02, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("step", [1, 2, 4])
+def test_blocks_leave_whole_steps_and_every_group_something(name: str, step: int) -> None:
+    found = subject(name)
+    blocks = survivors(found).blocks({group.name: step for group in found.groups})
+    for group in found.groups:
+        mine = [block for block in blocks if block.group == group.name]
+        left = group.units
+        for block in mine:
+            left -= len(block.units)
+            assert left % step == 0
+            assert left >= step
+        units = [unit for block in mine for unit in block.units]
+        assert len(set(units)) == len(units)
+        assert left == min(group.units, step) or not mine
+
+
+def test_dead_channels_and_two_images_give_finite_weights() -> None:
+    found = replace(subject("concat"), images=case("concat").images[:2])
+    network = survivors(found)
+    network.remove_({group.name: tuple(range(group.units - 1)) for group in found.groups})
+    assert all(torch.isfinite(value).all() for value in network.weights.values())
+    again = refit(found, network.weights, network.removed)
+    assert all(torch.isfinite(value).all() for value in again.weights.values())
+
+
+# --- refit --------------------------------------------------------------------------------------------
+
+
+def removed_half(found: Subject) -> dict[str, tuple[int, ...]]:
+    return {group.name: tuple(range(0, group.units, 2)) for group in found.groups}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_refitted_network_is_closer_to_the_dense_one(name: str) -> None:
+    found = subject(name)
+    plain, network = survivors(found, mode="none"), survivors(found)
+    for one in (plain, network):
+        one.remove_(removed_half(found))
+    fit = refit(found, network.weights, network.removed)
+    dense = logits(found, found.program.dense)
+    losses = [
+        float((logits(found, weights) - dense).square().mean())
+        for weights in (plain.weights, network.weights, {**network.weights, **fit.weights})
+    ]
+    assert losses[2] < 0.7 * losses[1]
+    assert losses[2] < 0.3 * losses[0]
+
+
+def test_a_refitted_layer_is_the_least_squares_solution() -> None:
+    """Against numpy.linalg.lstsq on unfolded patches, with next to no ridge."""
+    found = subject("residual")
+    network = survivors(found)
+    group = next(g for g in found.groups if any(s.parameter == "outer.weight" for s in g.slots if s.consumer))
+    removed = {group.name: (0, 3, 5)}
+    network.remove_(removed)
+    fit = refit(found, network.weights, removed, ridge=1e-12)
+    layer = found.layers["outer.weight"]
+    source = value_at(found, network.weights, layer.source)
+    kept = [c for c in range(source.shape[1]) if c not in (0, 3, 5)]
+    rows = functional.unfold(source[:, kept], (3, 3), padding=1).transpose(1, 2).flatten(0, 1).numpy()
+    target = value_at(found, found.program.dense, layer.node).flatten(2).transpose(1, 2).flatten(0, 1).numpy()
+    solution, *_ = np.linalg.lstsq(np.c_[rows, np.ones(len(rows))], target, rcond=None)
+    expected = solution[:-1].T.reshape(target.shape[1], len(kept), 3, 3)
+    np.testing.assert_allclose(fit.weights["outer.weight"][:, kept], expected, atol=1e-5)
+    assert not fit.weights["outer.weight"][:, [0, 3, 5]].any()
+    np.testing.assert_allclose(fit.weights[str(layer.bias)], solution[-1], atol=1e-5)
+
+
+def test_a_layer_before_a_sum_makes_up_for_the_other_branch() -> None:
+    """The stem loses a channel: `outer` reads the same stem and is asked for what the sum lacks."""
+    found = subject("residual")
+    group = next(g for g in found.groups if g.name.startswith("stem"))
+    network = survivors(found)
+    network.remove_({group.name: (1, 2)})
+    fit = refit(found, network.weights, network.removed)
+    layer = found.layers["outer.weight"]
+    (total,) = layer.node.users
+    dense = value_at(found, found.program.dense, total)
+    refitted = value_at(found, {**network.weights, **fit.weights}, total)
+    without = {name: value for name, value in fit.weights.items() if not name.startswith("outer")}
+    left_alone = value_at(found, {**network.weights, **without}, total)
+    alive = [c for c in range(dense.shape[1]) if c not in (1, 2)]
+    assert (refitted - dense)[:, alive].square().mean() < (left_alone - dense)[:, alive].square().mean()
+
+
+def test_unchanged_layers_keep_their_weights() -> None:
+    found = subject("depthwise")
+    last = found.groups[-1]
+    network = survivors(found)
+    network.remove_({last.name: (1,)})
+    fit = refit(found, network.weights, network.removed)
+    assert "stem.weight" not in fit.weights
+    assert any(name.startswith("head") for name in fit.weights)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_network_itself_takes_the_new_weights(name: str) -> None:
+    """Folded weights given back to convolutions and BatchNorms: the same outputs as the folded graph."""
+    found, reference = subject(name), case(name)
+    network = survivors(found)
+    network.remove_(removed_half(found))
+    fit = refit(found, network.weights, network.removed)
+    final = {**network.weights, **fit.weights}
+    dense, norms = found.program.dense, found.program.folded.norms
+    changed = {key: value for key, value in final.items() if value is not dense[key]}
+    for weight, norm in norms.items():
+        if weight in changed or norm.folded_bias in changed:
+            changed |= {key: final[key] for key in (weight, norm.folded_bias)}
+    tensors = unfolded(norms, changed, fit.moments)
+    with torch.no_grad():
+        result = masked(reference.coupling, network.removed, tensors)(reference.images)
+    torch.testing.assert_close(result, logits(found, final), rtol=1e-4, atol=1e-4)
+
+
+# --- BatchNorm re-estimation --------------------------------------------------------------------------
+
+
+def test_reestimated_channels_vary_as_the_dense_ones() -> None:
+    found = subject("depthwise")
+    network = survivors(found, mode="none")
+    network.remove_({group.name: (1, 3) for group in found.groups[:2]})
+    norms = found.program.folded.norms
+    weights = {**network.weights, **reestimate(found, norms, network.weights)}
+    assert norms
+    for name in norms:
+        node = found.layers[name].node
+        dense, current = (value_at(found, w, node) for w in (found.program.dense, weights))
+        torch.testing.assert_close(current.mean((0, 2, 3)), dense.mean((0, 2, 3)), atol=1e-5, rtol=1e-5)
+        before, after = dense.std((0, 2, 3)), current.std((0, 2, 3))
+        torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-3)

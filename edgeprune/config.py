@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,30 +10,13 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from edgeprune import budgets
 from edgeprune.errors import ConfigError
+from edgeprune.quantities import quantity
 from edgeprune.records import Budget
 
 FILE = "edgeprune.toml"
 EXAMPLE = "example:digits"
-
-MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
-BYTES = {"B": 1, "KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-UNITS: Mapping[str, Mapping[str, float]] = {"time": MILLISECONDS, "size": BYTES}
-EXAMPLES = {"time": "12ms", "size": "120MB"}
-
-
-def quantity(kind: Literal["time", "size"], text: object) -> float | None:
-    """`12ms` -> 12.0 (milliseconds), `120 MB` -> 120000000.0 (bytes); a unit is required."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]+)\s*", str(text))
-    units = {name.lower(): factor for name, factor in UNITS[kind].items()}
-    if found is None or found[2].lower() not in units:
-        raise ValueError(
-            f"{text!r} is not a {kind}; "
-            f"write a number with a unit, like {EXAMPLES[kind]} ({', '.join(UNITS[kind])})"
-        )
-    return float(found[1]) * units[found[2].lower()]
 
 
 def _whole(value: float | None) -> int | None:
@@ -57,7 +39,7 @@ METHODS = (
     *("magnitude-l1", "magnitude-l2", "bn-scale", "random", "activation", "variance", "gradient", "taylor"),
     *("integrated-gradients", "lrp", "i-lrp", "class-aware", "budget-aware"),
 )
-"""What decides which channels go: C-SWAP, compensated or as published, and the criteria it is compared with."""
+"""What decides which channels go: C-SWAP, compensated or as published, and its rivals."""
 OWN_METHOD = "python:"
 
 
@@ -88,6 +70,12 @@ class BuildConfig(BaseModel):
     allocation: Literal["global", "uniform"] = "global"
     """Of a criterion: one order over all layers, or the same share of every group."""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    test: Literal["welch", "paired"] = "welch"
+    combine: Literal["any-class", "pooled"] = "any-class"
+    reference: Literal["dense", "current"] = "dense"
+    """Of c-swap: what an intervention is compared with."""
+    order: Literal["magnitude", "random"] = "magnitude"
+    """Of c-swap: of units within a layer."""
     group_test: Annotated[int, Field(ge=1)] = 64
     early_exit: bool = True
     samples_per_class: Annotated[int, Field(ge=1)] | None = None
@@ -105,6 +93,13 @@ class BuildConfig(BaseModel):
     threads: Annotated[int, Field(ge=1)] | None = None
     """None: the target's own."""
     processes: Annotated[int, Field(ge=2)] = 5
+    host: str | None = None
+    """user@device[:port]; None: the target's own, empty: this machine."""
+    setup: bool = False
+    """Install a missing runtime on the device."""
+    undecided: Literal["fail", "warn", "pass"] = "fail"
+    budgets: dict[str, dict[str, object]] = {}
+    """[budgets.default] and [budgets.TARGET]."""
     simplify: bool = True
 
     color: Literal["rgb", "bgr", "gray"] | None = None
@@ -124,6 +119,7 @@ class BuildConfig(BaseModel):
             max_memory_bytes=self.max_memory,
             max_size_bytes=self.max_size,
             max_accuracy_drop=None if drop is None else drop / 100,
+            limits=budgets.read(self.budgets, target=Path(self.target).stem),
         )
 
     @property

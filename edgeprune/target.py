@@ -6,12 +6,17 @@ import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from edgeprune.errors import TargetError
+from edgeprune.quantities import quantity
 from edgeprune.records import Target
+
+
+def _bytes(text: object) -> int:
+    return round(quantity("size", text) or 0)
 
 
 class Profile(BaseModel):
@@ -23,6 +28,14 @@ class Profile(BaseModel):
     description: str = ""
     threads: int = Field(default=1, ge=1)
     align: int = Field(default=8, ge=1)
+    precision: Literal["f32"] = "f32"
+    arch: str = ""
+    memory: Annotated[int | None, BeforeValidator(_bytes)] = None
+    """With its unit, `4 GiB`."""
+    host: str = ""
+    python: str = "python3"
+    folder: str = ""
+    ssh_config: str = ""
 
 
 def load(name: str, *, folders: Sequence[Path]) -> Target:
@@ -65,7 +78,11 @@ def _read(path: Path) -> Target:
     except ValidationError as err:
         complaints = "; ".join(_complaint(error["loc"], error["msg"]) for error in err.errors())
         raise TargetError(f"{path}: {complaints}; correct it there.") from err
-    return Target(name=path.stem, **profile.model_dump())
+    settings = profile.model_dump()
+    memory_bytes = settings.pop("memory")
+    if profile.ssh_config:
+        settings["ssh_config"] = str(path.parent / Path(profile.ssh_config).expanduser())
+    return Target(name=path.stem, memory_bytes=memory_bytes, **settings)
 
 
 def _complaint(place: tuple[int | str, ...], message: str) -> str:

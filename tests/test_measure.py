@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import base64
 import dataclasses
 import itertools
 import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,12 +22,19 @@ import tiny_onnx
 from edgeprune import measure as room
 from edgeprune import runtime
 from edgeprune.errors import InputError, ModelError, TargetUnreachable
-from edgeprune.measure import local, noise, stats, worker
-from edgeprune.records import Interval
+from edgeprune.measure import answers, local, noise, stats, turns, worker
+from edgeprune.records import Interval, Throughput
 
 IMAGE = np.zeros(tiny_onnx.IMAGE_SHAPE, np.float32)
 MACHINE = {"cpu": "fake", "cores": "2", "governor": "performance"}
 QUIET = {"wall_seconds": 1.0, "cpu_seconds": 1.0}
+TAKES_A_TURN = """
+import sys
+from pathlib import Path
+from edgeprune.measure import turns
+with turns.turn(lambda: print("waiting", flush=True), folder=Path(sys.argv[1])):
+    print("mine")
+"""
 
 
 def rng() -> np.random.Generator:
@@ -181,6 +190,58 @@ def test_what_cannot_be_measured_is_refused_before_anything_runs(tmp_path):
     assert target.jobs == []
 
 
+def test_throughput_and_operators_come_from_processes_of_their_own(tmp_path):
+    target = FakeTarget({"dense": 4.0, "pruned": 3.0})
+    result = room.measure(
+        files(tmp_path, "dense", "pruned"),
+        runtime="openvino",
+        threads=1,
+        image=IMAGE,
+        processes=1,
+        streams=2,
+        operators=True,
+        run_job=target,
+    )
+    kinds = [(job.get("streams", 0), job.get("operators", False)) for job in target.jobs]
+    assert kinds == [(0, False)] * 3 + [(2, False)] * 2 * room.STREAM_PROCESSES + [(0, True)] * 2
+    assert all(job["cpus"] == [] for job in target.jobs if job.get("streams"))
+    assert result.throughput["pruned"] == Throughput(per_second=1000 / 3.0, streams=2)
+    assert result.operators == {"dense": (), "pruned": ()}
+
+
+def test_a_measurement_waits_for_its_turn(tmp_path):
+    waits: list[int] = []
+    with turns.turn(folder=tmp_path):
+        holder = subprocess.Popen(
+            [sys.executable, "-c", TAKES_A_TURN, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "waiting\n"
+    assert holder.communicate(timeout=60)[0] == "mine\n"
+    with turns.turn(lambda: waits.append(1), folder=tmp_path):
+        pass
+    assert waits == []
+
+
+def test_a_turn_that_cannot_be_had_is_a_warning(tmp_path, caplog):
+    with turns.turn(folder=tmp_path / "missing"):
+        assert "other measurements may run at once" in caplog.text
+
+
+def test_the_worker_gives_up_when_its_turn_does_not_come(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker.tempfile, "gettempdir", lambda: str(tmp_path))
+    with (
+        turns.turn(folder=tmp_path),
+        pytest.raises(worker.RefusalError, match="another measurement"),
+        worker.turn(0.01),
+    ):
+        pass
+    with worker.turn(0.01), worker.turn(0.0):
+        pass
+
+
 # --- statistics --------------------------------------------------------------------------------------------
 
 
@@ -243,6 +304,28 @@ def test_a_p99_needs_662_runs(runs, has_p99):
     assert latency.p90_ms == pytest.approx(0.9 * (runs - 1))
 
 
+@pytest.mark.parametrize(("runs", "has_interval"), [(63, False), (64, True)])
+def test_a_p90_has_an_interval_from_64_runs_on(runs, has_interval):
+    times = rng().normal(10.0, 1.0, size=(3, runs))
+    found = stats.latency([run_of(list(row)) for row in times[:1]], threads=1, rng=rng()).p90_interval_ms
+    assert (found is not None) == has_interval
+    wide = stats.latency([run_of(list(row)) for row in times], threads=1, rng=rng())
+    assert wide.p90_interval_ms is not None
+    assert wide.p50_ms.high < wide.p90_interval_ms.low < wide.p90_ms < wide.p90_interval_ms.high
+
+
+def test_energy_is_of_one_inference_and_unknown_without_a_meter():
+    metered = answer_of(run_of([1.0] * 10), counters={"energy_joules": 2.0})
+    assert stats.energy_mj([metered, metered]) == 200.0
+    assert stats.energy_mj([answer_of(run_of([1.0]))]) is None
+    assert stats.energy_mj([answer_of(run_of([1.0]), counters={"energy_joules": -9.0})]) is None
+
+
+def test_operators_come_longest_first():
+    run = run_of([1.0]) | {"operators": [("a", "Conv", 1.0), ("b", "Gemm", 3.0)]}
+    assert [operator.name for operator in stats.operators(run)] == ["b", "a"]
+
+
 # --- noise -------------------------------------------------------------------------------------------------
 
 
@@ -254,6 +337,8 @@ def test_a_p99_needs_662_runs(runs, has_p99):
         ({**QUIET, "pressure_seconds": 0.4}, "waited for a CPU 40% of the time"),
         ({**QUIET, "stolen_ticks": 3.0, "ticks": 100.0}, "host took 3.0% of the CPU time"),
         ({**QUIET, "throttled_periods": 2.0}, "CPU limit held it back"),
+        ({**QUIET, "heat_throttles": 2.0}, "held the CPU's clock back"),
+        ({**QUIET, "firmware_throttles": 1.0}, "held the CPU's clock back"),
     ],
 )
 def test_each_disturbance_has_a_sentence(counters, words):
@@ -273,6 +358,15 @@ def test_a_quiet_machine_has_none():
     assert noise.processes([answer_of(counters=quiet)], threads=1) == []
     assert noise.processes([answer_of(counters={"wall_seconds": 1.0, "cpu_seconds": 1.9})], threads=2) == []
     assert noise.processes([answer_of(counters={})], threads=1) == []
+
+
+def test_a_cpu_that_slows_down_is_noticed():
+    def drifted(*afters: float) -> list[str]:
+        answers = [answer_of(probe_ms=(1.0, after)) for after in afters]
+        return [disturbance.sentence for disturbance in noise.processes(answers, threads=1)]
+
+    assert drifted(1.2, 1.1, 1.0) == ["the CPU got 10% slower while it ran: heat, or its turbo"]
+    assert drifted(1.02, 0.9, 3.0) == []
 
 
 @pytest.mark.parametrize("threads", [2, 4])
@@ -401,6 +495,14 @@ def test_time_runs_out_but_never_below_five_rounds(clock):
     assert (len(slow["wall_ms"]), len(fast["wall_ms"])) == (worker.FEWEST_ROUNDS, 10)
 
 
+def test_streams_are_counted_together(clock, monkeypatch):
+    monkeypatch.setitem(worker.STREAMS, "fake", lambda job, image: [clock.infer("a", 10.0)] * job["streams"])
+    run = run_of([], [])
+    worker.count_streams(job_of(runtime="fake", streams=1, max_seconds=0.1), IMAGE, run)
+    assert (run["inferences"], run["wall_ms"]) == (10, [pytest.approx(100.0)])
+    assert stats.throughput([run], 1).per_second == pytest.approx(100.0)
+
+
 # --- the worker's own facts --------------------------------------------------------------------------------
 
 
@@ -419,6 +521,35 @@ def test_the_worker_stands_alone_on_python_3_9():
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert imported - set(sys.stdlib_module_names) == {"numpy", "openvino", "onnxruntime"}
+
+
+def test_no_clock_is_read_that_can_be_set():
+    text = local.WORKER.read_text(encoding="utf-8")
+    assert "time.time(" not in text
+    assert "datetime" not in text
+
+
+def test_energy_and_heat_are_read_where_they_are(tmp_path, monkeypatch):
+    package = tmp_path / "intel-rapl:0"
+    package.mkdir()
+    (package / "energy_uj").write_text("2500000\n", encoding="ascii")
+    throttle = tmp_path / "cpu1" / "thermal_throttle"
+    throttle.mkdir(parents=True)
+    (throttle / "core_throttle_count").write_text("3\n", encoding="ascii")
+    (tmp_path / "get_throttled").write_text("50005\n", encoding="ascii")
+    monkeypatch.setattr(worker, "POWER_FOLDER", tmp_path)
+    monkeypatch.setattr(worker, "CPU_FOLDER", tmp_path)
+    monkeypatch.setattr(worker, "FIRMWARE_THROTTLED", tmp_path / "get_throttled")
+    assert worker.heat() == {"energy_joules": 2.5, "heat_throttles": 3.0, "firmware_throttles": 2.0}
+
+
+def test_damaged_files_are_named(tmp_path):
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.write_bytes(b"1")
+    digests = {str(good): worker.file_digest(good)}
+    assert worker.verify(job_of(digests=digests)) == {"verified": 1}
+    with pytest.raises(worker.RefusalError, match="bad"):
+        worker.verify(job_of(digests={**digests, str(bad): "00"}))
 
 
 def test_counters_only_grow_and_memory_has_a_peak():
@@ -469,10 +600,42 @@ def test_the_answer_is_found_among_other_lines_and_the_job_arrives(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("code", "words"),
+    [(132, "instruction that this CPU does not have"), (-4, "instruction"), (137, "out of memory"), (7, "7")],
+)
+def test_an_ending_says_what_it_means(code, words):
+    assert words in answers.ending(code)
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "words"),
+    [
+        ("runtime", TargetUnreachable, "run: pip install openvino"),
+        ("threads", InputError, "fewer threads"),
+        ("busy", TargetUnreachable, "try again"),
+        ("file", TargetUnreachable, "try again"),
+        ("model", ModelError, "export the network again"),
+    ],
+)
+def test_each_refusal_has_its_error(kind, error, words):
+    found = answers.refusal("openvino", "net.onnx", {"refused": kind, "detail": "what"})
+    assert type(found) is error
+    assert words in str(found)
+
+
+def test_half_an_answer_is_none():
+    assert answers.find(f"{worker.MARK}{{'a".encode()) is None
+    assert answers.find(b"nothing\n") is None
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("import sys; sys.exit('no memory')", "ended with exit code 1; its last words: no memory"),
-        ("import os; os.kill(os.getpid(), 9)", "was ended by signal 9; its last words: none"),
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            r"was ended by signal 9 \(out of memory\?\); its last words: none",
+        ),
         ("import time; time.sleep(60)", "took longer than 0.1 s"),
     ],
     ids=["crash", "killed", "timeout"],
@@ -480,6 +643,12 @@ def test_the_answer_is_found_among_other_lines_and_the_job_arrives(tmp_path):
 def test_no_answer_names_the_artifact_and_the_last_words(tmp_path, text, words):
     with pytest.raises(ModelError, match=rf"net\.onnx: measuring with openvino {words}"):
         local.run(job_of(), program=program(tmp_path, text), timeout_seconds=0.1 if "sleep" in text else 60.0)
+
+
+def test_a_worker_that_ends_before_it_reads_its_job_is_told_as_any_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(local.json, "dumps", lambda job: time.sleep(0.5) or "{}")  # it has ended by then
+    with pytest.raises(ModelError, match="ended with exit code 3"):
+        local.run(job_of(), program=program(tmp_path, "import os; os._exit(3)"))
 
 
 def test_only_the_last_lines_of_a_long_complaint_are_told(tmp_path):
@@ -523,7 +692,7 @@ def test_cpus_are_the_fastest_then_whole_cores_then_late_ones(tmp_path, monkeypa
         top_khz = 900 if cpu == 1 else 2000
         (core / "cpufreq" / "cpuinfo_max_freq").write_text(f"{top_khz}\n", encoding="ascii")
         (core / "topology" / "thread_siblings_list").write_text(f"{shown}\n", encoding="ascii")
-    monkeypatch.setattr(local, "CPU_FOLDER", tmp_path)
+    monkeypatch.setattr(worker, "CPU_FOLDER", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(siblings), raising=False)
     assert local.choose_cpus(1) == [2]
     assert local.choose_cpus(2) == [0, 2]
@@ -560,6 +729,37 @@ def test_two_real_networks_from_end_to_end(name, tmp_path):
     assert {name, "numpy", "cpu"} <= set(result.machine)
     assert int(result.machine["inferences per timed run"]) > 1
     assert dataclasses.asdict(result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_streams_and_operators_of_a_real_network(name, tmp_path):
+    job = real_job(tmp_path, tiny_onnx.save(tmp_path / "net.onnx"), name)
+    streamed = local.run({**job, "streams": 2, "max_seconds": 0.05})
+    assert streamed["runs"][0]["inferences"] > 2
+    profiled = local.run({**job, "operators": True})
+    assert any("Conv" in kind for _, kind, _ in profiled["runs"][0]["operators"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_the_worker_predicts_as_the_room_does(name, tmp_path):
+    images = rng().normal(size=(3, *tiny_onnx.IMAGE_SHAPE)).astype(np.float32)
+    job = real_job(tmp_path, tiny_onnx.save(tmp_path / "net.onnx"), name)
+    np.save(tmp_path / "images.npy", images)
+    answer = local.ask({**job, "task": "predict", "image": str(tmp_path / "images.npy")})
+    outputs = np.frombuffer(base64.b64decode(answer["outputs"]), np.float32).reshape(answer["shape"])
+    np.testing.assert_allclose(outputs, tiny_onnx.expected(images), rtol=1e-4, atol=1e-6)
+
+
+def test_the_worker_describes_a_machine_without_any_runtime(tmp_path):
+    about = local.ask(job_of(task="describe"))
+    assert {"machine", "runtimes", "arch", "python", "glibc", "memory_bytes", "cpus"} <= set(about)
+
+
+def test_another_protocol_is_refused():
+    with pytest.raises(TargetUnreachable, match="speaks version 1"):
+        local.ask(job_of(task="describe", protocol=99))
 
 
 def test_the_worker_too_makes_a_dynamic_batch_one_image(tmp_path, monkeypatch):

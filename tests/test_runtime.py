@@ -12,6 +12,7 @@ import tiny_onnx
 
 from edgeprune import runtime
 from edgeprune.errors import InputError, ModelError, TargetUnreachable
+from edgeprune.runtime.layout import count
 
 BOTH = pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 
@@ -130,3 +131,31 @@ def test_importing_the_room_loads_neither_runtime():
     root = Path(__file__).parent.parent
     shown = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"
+
+
+# --- layout -------------------------------------------------------------------------------------------
+
+
+def test_an_odd_width_leaves_the_blocked_layout(tmp_path):
+    from edgeprune.measure.stairs import write_network
+
+    good, odd = (runtime.layout(write_network(tmp_path / f"w{width}.onnx", width)) for width in (56, 61))
+    assert good.convolutions == odd.convolutions == 6
+    assert good.unblocked == 0
+    if good.blocked_layout:
+        assert odd.unblocked > 0
+        assert odd.reorders > good.reorders
+
+
+def test_without_blocks_nothing_is_unblocked():
+    nodes = [("", "Conv"), ("com.microsoft", "FusedConv"), ("com.microsoft.nchwc", "Conv"), ("", "Relu")]
+    found = count([*nodes, ("com.microsoft.nchwc", "ReorderInput")], machine="x86_64")
+    assert (found.convolutions, found.unblocked, found.reorders, found.blocked_layout) == (3, 2, 1, True)
+    arm = count(nodes, machine="aarch64")
+    assert (arm.convolutions, arm.unblocked, arm.blocked_layout) == (3, 0, False)
+
+
+def test_a_layout_of_what_is_no_network_is_refused(tmp_path):
+    (tmp_path / "net.onnx").write_bytes(b"no")
+    with pytest.raises(ModelError, match="cannot open it"):
+        runtime.layout(tmp_path / "net.onnx")

@@ -22,7 +22,28 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 
 def test_a_profile_says_all_but_the_name():
-    assert {"name", *target.Profile.model_fields} == {field.name for field in fields(Target)}
+    said = {"name", *target.Profile.model_fields} - {"memory"} | {"memory_bytes"}
+    assert said == {field.name for field in fields(Target)}
+
+
+def test_every_field_is_documented():
+    text = (SHIPPED / "README.md").read_text(encoding="utf-8")
+    assert [name for name in target.Profile.model_fields if f"| `{name}` |" not in text] == []
+
+
+@pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-5", "jetson-cpu", "imx8", "aarch64"])
+def test_boards_are_of_their_kind_and_wait_for_a_host(name):
+    found = target.load(name, folders=[SHIPPED])
+    assert (found.arch, found.host) == ("aarch64", "")
+    assert found.align == 8
+
+
+def test_memory_has_a_unit_and_a_configuration_lies_beside_the_profile(tmp_path):
+    text = 'runtime = "openvino"\nmemory = "512 MiB"\nssh_config = "ssh"\nhost = "pi@pi5"\n'
+    found = target.load(str(write(tmp_path, "board", text)), folders=[])
+    assert found.memory_bytes == 512 * 2**20
+    assert found.ssh_config == str(tmp_path / "ssh")
+    assert found.host == "pi@pi5"
 
 
 @pytest.mark.parametrize(
@@ -82,6 +103,7 @@ def test_an_unknown_name_gets_suggestions(tmp_path):
         ('runtime = "openvino"\nthreads = 0', "`threads`: Input should be greater than or equal to 1"),
         ('runtime = "openvino"\nalign = "8"', "`align`: Input should be a valid integer"),
         ('runtime = "openvino"\nthreads = true', "`threads`: Input should be a valid integer"),
+        ('runtime = "openvino"\nmemory = 512', "`memory`: Value error, 512 is not a size"),
         ("runtime = ", "not a TOML file"),
     ],
 )

@@ -86,7 +86,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     method: Annotated[
         str | None,
         typer.Option(
-            help="c-swap-c (compensated), c-swap (as published), or a criterion: lrp, taylor, magnitude-l2, ...",
+            help="c-swap-c (compensated), c-swap (as published), or a criterion like lrp.",
             rich_help_panel=SEARCH,
         ),
     ] = None,
@@ -104,6 +104,21 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     ] = None,
     alpha: Annotated[
         float | None, typer.Option(help="Level of the causal test [0.05].", rich_help_panel=SEARCH)
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(help="welch or paired samples [welch].", rich_help_panel=SEARCH)
+    ] = None,
+    combine: Annotated[
+        str | None,
+        typer.Option(help="any-class, or pooled: all images in one test.", rich_help_panel=SEARCH),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Of c-swap: compare with the dense or current network.", rich_help_panel=SEARCH),
+    ] = None,
+    order: Annotated[
+        str | None,
+        typer.Option(help="Of c-swap, in a layer: magnitude or random [magnitude].", rich_help_panel=SEARCH),
     ] = None,
     group_test: Annotated[
         int | None,
@@ -141,6 +156,18 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     ] = None,
     processes: Annotated[
         int | None, typer.Option(help="Fresh processes per measurement [5].", rich_help_panel=OUTPUT)
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Evaluate and measure on user@device[:port], over SSH.", rich_help_panel=OUTPUT),
+    ] = None,
+    setup: Annotated[
+        bool | None,
+        typer.Option("--setup", help="Install a missing runtime on the device.", rich_help_panel=OUTPUT),
+    ] = None,
+    undecided: Annotated[
+        str | None,
+        typer.Option(help="What noise leaves open: fail [exit code 4], warn, pass.", rich_help_panel=LIMITS),
     ] = None,
     simplify: Annotated[
         bool | None, typer.Option(help="Simplify the ONNX file [on].", rich_help_panel=OUTPUT)
@@ -181,6 +208,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     for name, read in {"resize": pixels, "crop": pixels, "mean": numbers, "std": numbers}.items():
         flags[name] = read(flags[name])
     from edgeprune.config import make_config
+    from edgeprune.gate import exit_code
 
     settings = make_config(flags, file=config)
     with watching(quiet=Settings.quiet or json_output) as watcher:
@@ -191,7 +219,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
         typer.echo((settings.out / "report.json").read_text())
     else:
         show(report, settings.out)
-    raise typer.Exit(report.verdict.exit_code)
+    raise typer.Exit(exit_code(report.verdict, undecided=settings.undecided))
 
 
 def show(report: Report, folder: Path) -> None:

@@ -127,7 +127,12 @@ class _Look:
 
 def _products(layer: Layer, source: Tensor, per_image: int) -> _Sums:
     rows = _thinned(channel_rows(layer, source), per_image * len(source))
-    return _Sums(len(rows), rows.sum(dim=0).double(), (rows.T @ rows).double())
+    mean = rows.mean(dim=0)
+    around = rows - mean  # products about the piece's own mean: nothing cancels in single precision
+    mean = mean.double()
+    return _Sums(
+        len(rows), len(rows) * mean, (around.T @ around).double() + len(rows) * torch.outer(mean, mean)
+    )
 
 
 def _squares(value: Tensor, per_image: int) -> _Sums:

@@ -37,6 +37,7 @@ ROWS_PER_UNKNOWN, FEWEST_ROWS = 8, 20_000
 FEWEST_IMAGES, SPARE = 64, 4
 """Images that they come from, at least; and how many times as many positions those have."""
 PIECES_AT_ONCE = 8
+MOST_RIDGES = 10
 TINY = 1e-12
 
 
@@ -95,8 +96,8 @@ def dead_inputs(groups: Sequence[ChannelGroup], removed: Removed) -> dict[str, l
 class _Run:
     """The dense and the current network on their way; a piece of images goes on when a fit asks for it.
 
-    The first layers see so many positions that a few images tell them all: the others wait at the input, where
-    they take the least memory.
+    The first layers see so many positions that a few images tell them all: the others wait at the input,
+    where they take the least memory.
     """
 
     def __init__(
@@ -228,12 +229,17 @@ class _Sums:
 
 
 def _sums(inputs: Tensor, targets: Tensor) -> _Sums:
+    """Products about the piece's own mean, in single precision, and the rest in double: nothing cancels."""
+    rows = inputs.shape[1]
+    mean_in, mean_out = inputs.mean(dim=1, keepdim=True), targets.mean(dim=1, keepdim=True)
+    around = (inputs - mean_in).transpose(1, 2)
+    mean_in, mean_out = mean_in.double(), mean_out.double()
     return _Sums(
-        inputs.shape[1],
-        (inputs.transpose(1, 2) @ inputs).double(),
-        (inputs.transpose(1, 2) @ targets).double(),
-        inputs.sum(dim=1).double(),
-        targets.sum(dim=1).double(),
+        rows,
+        (around @ (inputs - mean_in.to(inputs.dtype))).double() + rows * mean_in.transpose(1, 2) @ mean_in,
+        (around @ targets).double() + rows * mean_in.transpose(1, 2) @ mean_out,
+        rows * mean_in[:, 0],
+        rows * mean_out[:, 0],
     )
 
 
@@ -263,11 +269,20 @@ def _solve(sums: _Sums, start: Tensor, read: Tensor, ridge: float, intercept: bo
     places = read[0].nonzero().ravel()  # the same inputs leave in every group
     gram, cross, start = gram[:, places][:, :, places], cross[:, places], start[:, places]
     pull = ridge * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(TINY)
-    gram = gram + pull[:, None, None] * torch.eye(len(places), dtype=gram.dtype)
-    result[:, places] = start + torch.cholesky_solve(
-        cross - gram @ start + pull[:, None, None] * start, torch.linalg.cholesky(gram)
-    )
+    factor = _factor(gram, pull)
+    result[:, places] = start + torch.cholesky_solve(cross - gram @ start, factor)
     return result
+
+
+def _factor(gram: Tensor, pull: Tensor) -> Tensor:
+    """Cholesky factor of the Gram matrices with their ridge; more of it where rounding asks for that."""
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype)
+    for _ in range(MOST_RIDGES):
+        factor, failed = torch.linalg.cholesky_ex(gram + pull[:, None, None] * identity)
+        if not failed.any():
+            return factor
+        pull = torch.where(failed > 0, 10 * pull, pull)
+    return torch.diag_embed(torch.full(gram.shape[:-1], float("inf"), dtype=gram.dtype))  # keep the weights
 
 
 def _as_weight(rows: Tensor, weight: Tensor) -> Tensor:

@@ -181,26 +181,39 @@ class Survivors:
 
     def _eliminate(self, group: ChannelGroup, left: Sequence[int]) -> tuple[list[int], list[float]]:
         """Units in the order in which they can best be spared, each given that those before it have left."""
-        views = [
-            _View.of(self.weights[r.layer.weight], r, self._precision[r.layer.source], self.measured)
-            for r in self._readers[group.name]
-        ]
+        views = self._views(group, left)
         if not views:
             return list(left), [float("inf")] * len(left)
         units = torch.tensor(list(left))
         order: list[int] = []
         damages: list[float] = []
         while len(units) > 1:
-            single = torch.stack([view.damages(units) for view in views]).sum(dim=0)
+            single = torch.stack([view.damages() for view in views]).sum(dim=0)
             count = max(1, len(units) // ROUNDS)
             chosen = single.argsort(stable=True)[:count]
-            joint = sum(view.leave_(units[chosen]) for view in views)
+            joint = sum(view.leave_(chosen) for view in views)
             order += units[chosen].tolist()
             damages += (single[chosen] / single[chosen].sum().clamp_min(TINY) * joint).tolist()
             keep = torch.ones(len(units), dtype=torch.bool)
             keep[chosen] = False
             units = units[keep]
         return [*order, *units.tolist()], [*damages, *[float("inf")] * len(units)]
+
+    def _views(self, group: ChannelGroup, left: Sequence[int]) -> list[_View]:
+        """One per tensor that the group's units are read from, all layers that read it together."""
+        grams: dict[fx.Node, Tensor] = {}
+        places: dict[fx.Node, Tensor] = {}
+        for reader in self._readers[group.name]:
+            layer = reader.layer
+            mine = reader.indices[list(left)]
+            rows = self.weights[layer.weight].movedim(layer.axis, -1).flatten(0, -2)[:, mine.ravel()].double()
+            gram = rows.T @ rows / max(self.measured.energy[layer.weight], TINY)
+            grams[layer.source] = grams[layer.source] + gram if layer.source in grams else gram
+            places[layer.source] = mine
+        return [
+            _View(gram, self._precision[node][places[node].ravel()][:, places[node].ravel()], len(left))
+            for node, gram in grams.items()
+        ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -249,43 +262,43 @@ def _without_rows(matrix: Tensor, leaving: Tensor) -> Tensor:
 
 @dataclass(slots=True, eq=False)
 class _View:
-    """One layer's weight and the precision of its inputs, while units of a group leave."""
+    """What is read of a group's units at one tensor, while units leave; only the group's channels matter."""
 
-    weight: Tensor
-    """Shape (outputs * taps, C), scaled so that damages are shares of a variance."""
+    gram: Tensor
+    """WᵀW of the layers that read them, scaled so that damages are shares of a variance; (channels,) * 2."""
     precision: Tensor
-    indices: Tensor
-    """Shape (units, copies)."""
+    """Ω, (channels, channels): a unit's copies stand side by side."""
+    units: int
 
-    @classmethod
-    def of(cls, weight: Tensor, reader: Reader, precision_: Tensor, measured: Measured) -> _View:
-        energy = max(measured.energy[reader.layer.weight], TINY)
-        rows = weight.double().movedim(reader.layer.axis, -1).flatten(0, -2)
-        return cls(rows / energy**0.5, precision_, reader.indices)
-
-    def damages(self, units: Tensor) -> Tensor:
-        """What each of these units would cost if it left alone, shape (units,)."""
-        places = self.indices[units]  # (units, copies)
-        inner = self.precision[places[:, :, None], places[:, None, :]]
-        read = self.weight[:, places].permute(1, 2, 0)  # (units, copies, rows)
-        gram = read @ read.transpose(1, 2)
+    def damages(self) -> Tensor:
+        """What each unit would cost if it left alone, shape (units,)."""
+        gram, inner = self._own(self.gram), self._own(self.precision)
+        if gram.shape[1] == 1:
+            return (gram / inner).ravel()
         solved: Tensor = torch.linalg.solve(inner, gram)
         return solved.diagonal(dim1=1, dim2=2).sum(dim=1)
 
+    def _own(self, table: Tensor) -> Tensor:
+        """The blocks on the diagonal, shape (units, copies, copies)."""
+        copies = len(table) // self.units
+        blocks = table.reshape(self.units, copies, self.units, copies)
+        return blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+
     def leave_(self, units: Tensor) -> float:
         """Let units leave together; what that costs."""
-        places = self.indices[units].ravel()
-        columns = self.precision[:, places]
-        inner = columns[places]
-        read = self.weight[:, places]
-        damage = float(torch.linalg.solve(inner, read.T @ read).trace())
-        shares = -torch.linalg.solve(inner, columns.T)
-        shares[:, places] = 0.0
-        self.weight = self.weight + read @ shares
-        self.weight[:, places] = 0.0
-        rest = self.precision - columns @ torch.linalg.solve(inner, columns.T)
-        self.precision = _without_rows(rest, places)
-        return damage
+        copies = len(self.gram) // self.units
+        leaving = torch.zeros(self.units, copies, dtype=torch.bool)
+        leaving[units] = True
+        gone, stay = leaving.ravel().nonzero().ravel(), (~leaving).ravel().nonzero().ravel()
+        cross = self.precision[gone][:, stay]
+        inner = self.precision[gone][:, gone]
+        lost = self.gram[gone][:, gone]
+        shares = -torch.linalg.solve(inner, cross)
+        mixed = self.gram[stay][:, gone] @ shares
+        self.gram = self.gram[stay][:, stay] + mixed + mixed.T + shares.T @ lost @ shares
+        self.precision = self.precision[stay][:, stay] + cross.T @ shares
+        self.units -= len(units)
+        return float(torch.linalg.solve(inner, lost).trace())
 
 
 def _ranked(blocks: Iterable[Block]) -> Iterable[tuple[float, Block]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from edgeprune.measure.stats import RUNS_FOR_P90
 from edgeprune.measure.worker import Answer
@@ -14,6 +15,7 @@ LEAST_CPU_SHARE = 0.95
 MOST_PRESSURE = 0.1
 MOST_STOLEN = 0.01
 MOST_SWITCHES_PER_SECOND = 50.0
+MOST_DRIFT = 0.03
 WIDEST_RATIO = 0.1
 WIDEST_P50 = 0.2
 """Width of a 95 % interval over its value."""
@@ -53,6 +55,7 @@ def processes(answers: Sequence[Answer], *, threads: int) -> list[Disturbance]:
         *_machine_meanwhile(answers, grown),
         *_share_of_cpu(grown, threads),
         *_limits(grown),
+        *_clock(answers, grown),
     ]
 
 
@@ -101,6 +104,20 @@ def _limits(grown: Mapping[str, float]) -> list[Disturbance]:
     throttled = grown.get("throttled_periods", 0.0)
     if throttled > 0:
         found.append(_serious(f"the container's CPU limit held it back {throttled:.0f} times"))
+    return found
+
+
+def _clock(answers: Sequence[Answer], grown: Mapping[str, float]) -> list[Disturbance]:
+    """What heat, a weak supply or the turbo did to the CPU's clock."""
+    found = []
+    if grown.get("heat_throttles", 0.0) + grown.get("firmware_throttles", 0.0) > 0:
+        found.append(_serious("heat or a weak supply held the CPU's clock back"))
+    probes = [answer["probe_ms"] for answer in answers if answer.get("probe_ms")]
+    drifts = [after / before for before, after in probes if before]
+    if drifts and median(drifts) > 1 + MOST_DRIFT:
+        found.append(
+            _serious(f"the CPU got {median(drifts) - 1:.0%} slower while it ran: heat, or its turbo")
+        )
     return found
 
 

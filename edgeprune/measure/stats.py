@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.measure.worker import Answer, Run
-from edgeprune.records import Interval, Latency, Memory
+from edgeprune.records import Interval, Latency, Memory, OperatorTime, Throughput
 
 Samples = Sequence[NDArray[np.float64]]
 """One array per process."""
@@ -25,15 +25,33 @@ RUNS_FOR_P99 = 662
 
 def median_interval(samples: Samples, *, rng: np.random.Generator) -> Interval:
     """Return the median of the pooled samples with its 95 % interval."""
-    medians = [
-        np.median(
-            np.concatenate([_redraw(samples[i], rng) for i in rng.integers(len(samples), size=len(samples))])
-        )
-        for _ in range(RESAMPLES)
-    ]
-    tail = tail_share(len(samples))
-    low, high = np.quantile(medians, [tail, 1 - tail])
-    return Interval(value=float(np.median(np.concatenate(samples))), low=float(low), high=float(high))
+    return quantile_intervals(samples, (0.5,), rng=rng)[0]
+
+
+def quantile_intervals(
+    samples: Samples, shares: tuple[float, ...], *, rng: np.random.Generator
+) -> tuple[Interval, ...]:
+    """Return some quantiles of the pooled samples with their 95 % intervals."""
+    processes = len(samples)
+    drawn = np.array(
+        [
+            _quantiles(np.concatenate([_redraw(samples[i], rng) for i in chosen]), shares)
+            for chosen in rng.integers(processes, size=(RESAMPLES, processes))
+        ]
+    )
+    tail = tail_share(processes)
+    lows, highs = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    values = np.quantile(np.concatenate(samples), shares)
+    return tuple(
+        Interval(value=float(value), low=float(low), high=float(high))
+        for value, low, high in zip(values, lows, highs, strict=True)
+    )
+
+
+def _quantiles(values: NDArray[np.float64], shares: tuple[float, ...]) -> NDArray[np.float64]:
+    """As np.quantile, which takes several times as long for a few hundred values."""
+    places = np.asarray(shares) * (len(values) - 1)
+    return np.asarray(np.interp(places, np.arange(len(values)), np.sort(values)))
 
 
 def tail_share(processes: int) -> float:
@@ -56,9 +74,11 @@ def latency(runs: Sequence[Run], *, threads: int, rng: np.random.Generator) -> L
     wall = [np.asarray(run["wall_ms"]) for run in runs]
     pooled = np.concatenate(wall)
     cpu_p50 = float(np.median(np.concatenate([run["cpu_ms"] for run in runs])))
+    p50, p90 = quantile_intervals(wall, (0.5, 0.9), rng=rng)
     return Latency(
-        p50_ms=median_interval(wall, rng=rng),
-        p90_ms=float(np.quantile(pooled, 0.9)),
+        p50_ms=p50,
+        p90_ms=p90.value,
+        p90_interval_ms=p90 if len(pooled) >= RUNS_FOR_P90 else None,
         p99_ms=float(np.quantile(pooled, 0.99)) if len(pooled) >= RUNS_FOR_P99 else None,
         cpu_p50_ms=cpu_p50 if threads == 1 else None,
         load_ms=float(np.median([run["load_ms"] for run in runs])),
@@ -76,6 +96,32 @@ def memory(answers: Sequence[Answer]) -> Memory | None:
     if not peaks or not growths:
         return None
     return Memory(peak_bytes=int(np.median(peaks)), growth_bytes=int(np.median(growths)))
+
+
+def energy_mj(answers: Sequence[Answer]) -> float | None:
+    """Return the energy of one inference, the whole CPU's; None where the system does not tell."""
+    joules = [answer["counters"].get("energy_joules", 0.0) for answer in answers]
+    inferences = [answer["runs"][0]["inferences"] * len(answer["runs"][0]["wall_ms"]) for answer in answers]
+    # A counter that went round has grown by less than nothing.
+    each = [
+        1000 * spent / count for spent, count in zip(joules, inferences, strict=True) if spent > 0 and count
+    ]
+    return float(np.median(each)) if each else None
+
+
+def throughput(runs: Sequence[Run], streams: int) -> Throughput:
+    """Return the inferences per second of several streams, the median over processes."""
+    rates = [1000 * run["inferences"] / run["wall_ms"][0] for run in runs]
+    return Throughput(per_second=float(np.median(rates)), streams=streams)
+
+
+def operators(run: Run) -> tuple[OperatorTime, ...]:
+    """Return the operators of one run, the longest first."""
+    found = [
+        OperatorTime(name=name, kind=kind, time_ms=float(time_ms))
+        for name, kind, time_ms in run.get("operators", [])
+    ]
+    return tuple(sorted(found, key=lambda operator: -operator.time_ms))
 
 
 def ratio(answers: Sequence[Answer], *, threads: int, rng: np.random.Generator) -> Interval:

@@ -1,30 +1,46 @@
 """Runs alone on the target: opens one or more artifacts, times them, and answers what it saw.
 
-Copied to the device as it is and started as `python -I worker.py`, so it needs nothing but Python 3.9,
-NumPy and the runtime's wheel. The job is one JSON line on standard input (`Job`), the answer one line on
-standard output: a record separator, the word EDGEPRUNE, and JSON (`Answer` or `Refused`).
+Copied to the device as it is and started as `python worker.py`, so it needs nothing but Python 3.9, NumPy
+and the runtime's wheel, and it is one file, however long. The job is one JSON line on standard input
+(`Job`), the answer one line on standard output: a record separator, the word EDGEPRUNE, and JSON (`Answer` or
+`Refused`).
 Standard input stays open as a lease: when the caller goes away, so does this process (exit code 75).
+No clock that can be set is read: a device that learns the time meanwhile measures on.
+
+Tasks: `measure` (the default), `describe` the machine, `verify` files, `predict` (outputs of many images),
+`repeat` (inferences and nothing else, for instruction counters).
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gc
+import hashlib
 import json
 import math
 import os
 import platform
+import shutil
 import statistics
 import sys
+import tempfile
 import threading
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable, TypedDict, final  # noqa: UP035 - runs as a file of its own on Python 3.9
 
 MARK = "\x1eEDGEPRUNE "
 ABANDONED = 75
 PRESSURE_FILE = Path("/proc/pressure/cpu")
-GOVERNOR_FILE = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+CPU_FOLDER = Path("/sys/devices/system/cpu")
+GOVERNOR_FILE = CPU_FOLDER / "cpu0/cpufreq/scaling_governor"
+POWER_FOLDER = Path("/sys/class/powercap")
+FIRMWARE_THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
+"""A Raspberry Pi's: bits 16 to 19 say what held the clock back since it was started."""
+PROTOCOL = 1
+"""Changes when an older caller would misread an answer."""
 FEATURES = (
     *("avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
     *("amx_tile", "amx_int8", "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve"),
@@ -37,9 +53,26 @@ STEADY_SPREAD = 0.1
 SAMPLE_MS = 1.0
 """A timed sample lasts at least this long, so that the clocks' resolution and cost do not show."""
 FEWEST_ROUNDS = 5
+PROBE_BYTES = 1 << 20
+PROFILED_RUNS = 5
 
 
-class Job(TypedDict):
+class Wishes(TypedDict, total=False):
+    """What a job may say beside the measurement itself."""
+
+    task: str
+    protocol: int
+    lock_seconds: float
+    """Wait this long for others who measure on this machine; 0: the caller sees to it."""
+    streams: int
+    """Run so many inferences at once for `max_seconds`, and count them: throughput, not latency."""
+    operators: bool
+    """Time each operator instead of the whole."""
+    digests: dict[str, str]
+    """`verify`: file to SHA-256."""
+
+
+class Job(Wishes):
     """What to do; several artifacts are interleaved."""
 
     artifacts: list[str]
@@ -54,7 +87,14 @@ class Job(TypedDict):
     """End before `rounds` are done (but not before FEWEST_ROUNDS)."""
 
 
-class Run(TypedDict):
+class Operators(TypedDict, total=False):
+    """What a run holds where the job asked for it."""
+
+    operators: list[tuple[str, str, float]]
+    """Name, kind, milliseconds."""
+
+
+class Run(Operators):
     """One artifact in this process. Sample i of every artifact was taken in round i."""
 
     load_ms: float
@@ -65,8 +105,15 @@ class Run(TypedDict):
     cpu_ms: list[float]
 
 
+class Probes(TypedDict, total=False):
+    """The CPU's own speed, by a fixed piece of work."""
+
+    probe_ms: tuple[float, float]
+    """Before and after; the clock went down when it took longer after."""
+
+
 @final
-class Answer(TypedDict):
+class Answer(Probes):
     """What was seen. None or absent: this system does not tell."""
 
     runs: list[Run]
@@ -80,7 +127,7 @@ class Answer(TypedDict):
 
 @final
 class Refused(TypedDict):
-    """Why there is no answer; kind is `runtime` or `model`."""
+    """Why there is no answer; `refused` is `runtime`, `model`, `threads`, `busy`, `file` or `protocol`."""
 
     refused: str
     detail: str
@@ -89,7 +136,7 @@ class Refused(TypedDict):
 class RefusalError(Exception):
     """The job cannot be done, for a reason that the caller puts into words."""
 
-    def __init__(self, kind: str, err: Exception) -> None:
+    def __init__(self, kind: str, err: Exception | str) -> None:
         super().__init__(" ".join(str(err).split())[:400])
         self.kind = kind
 
@@ -116,8 +163,8 @@ def settings(runtime: str, threads: int) -> dict[str, str | int]:
     return table[runtime]
 
 
-def open_openvino(path: str, threads: int, image: Any) -> Callable[[], object]:  # Any: a NumPy array
-    """Compile an artifact and give it its image; the result runs one inference."""
+def compile_openvino(path: str, chosen: dict[str, str | int]) -> Any:  # Any: OpenVINO's compiled model
+    """Read and compile an artifact; a dynamic batch size becomes 1."""
     import openvino as ov
 
     core = ov.Core()
@@ -126,25 +173,111 @@ def open_openvino(path: str, threads: int, image: Any) -> Callable[[], object]: 
     if shape[0].is_dynamic:
         shape[0] = 1
         model.reshape(shape)
-    request = core.compile_model(model, "CPU", settings("openvino", threads)).create_infer_request()
-    request.set_input_tensor(ov.Tensor(image))  # copies: a tensor that shares memory does not keep it alive
-    infer: Callable[[], object] = request.infer
+    return core.compile_model(model, "CPU", chosen)
+
+
+def requests_openvino(compiled: Any, image: Any, number: int) -> list[Any]:  # Any: OpenVINO's and an array
+    """Give each of some requests its image; a copy, as a tensor that shares memory does not keep it alive."""
+    import openvino as ov
+
+    requests = [compiled.create_infer_request() for _ in range(number)]
+    for request in requests:
+        request.set_input_tensor(ov.Tensor(image))
+    return requests
+
+
+def open_openvino(path: str, threads: int, image: Any) -> Callable[[], object]:  # Any: a NumPy array
+    """Compile an artifact and give it its image; the result runs one inference."""
+    compiled = compile_openvino(path, settings("openvino", threads))
+    infer: Callable[[], object] = requests_openvino(compiled, image, 1)[0].infer
     return infer
 
 
-def open_onnxruntime(path: str, threads: int, image: Any) -> Callable[[], object]:  # Any: a NumPy array
-    """Start a session on an artifact and give it its image; the result runs one inference."""
+def start_onnxruntime(path: str, threads: int, profile: str = "") -> Any:  # Any: ONNX Runtime's session
+    """Start a session; `profile` is the beginning of the name of a file for its operators' times."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     for name, value in settings("onnxruntime", threads).items():
         setattr(options, name, getattr(ort.ExecutionMode, value) if isinstance(value, str) else value)
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def open_onnxruntime(path: str, threads: int, image: Any) -> Callable[[], object]:  # Any: a NumPy array
+    """Start a session on an artifact and give it its image; the result runs one inference."""
+    session = start_onnxruntime(path, threads)
     feed = {session.get_inputs()[0].name: image}
     return lambda: session.run(None, feed)
 
 
 OPEN = {"openvino": open_openvino, "onnxruntime": open_onnxruntime}
+
+
+def streams_openvino(job: Job, image: Any) -> list[Callable[[], object]]:  # Any: a NumPy array
+    """Compile an artifact for several inferences at once; one request for each."""
+    streams = job["streams"]
+    chosen = settings("openvino", job["threads"] * streams)
+    chosen.update(NUM_STREAMS=streams, PERFORMANCE_HINT="THROUGHPUT")
+    compiled = compile_openvino(job["artifacts"][0], chosen)
+    return [request.infer for request in requests_openvino(compiled, image, streams)]
+
+
+def streams_onnxruntime(job: Job, image: Any) -> list[Callable[[], object]]:  # Any: a NumPy array
+    """Start a session for each stream: one session's threads would be shared."""
+    return [open_onnxruntime(job["artifacts"][0], job["threads"], image) for _ in range(job["streams"])]
+
+
+STREAMS = {"openvino": streams_openvino, "onnxruntime": streams_onnxruntime}
+
+
+def operators_openvino(path: str, threads: int, image: Any) -> list[tuple[str, str, float]]:  # Any: an array
+    """Each executed operator's name, kind with kernel, and shortest time in milliseconds."""
+    compiled = compile_openvino(path, {**settings("openvino", threads), "PERF_COUNT": "YES"})
+    request = requests_openvino(compiled, image, 1)[0]
+    times: dict[tuple[str, str], float] = {}
+    for _ in range(PROFILED_RUNS):
+        request.infer()
+        for entry in request.get_profiling_info():
+            if entry.status.name == "EXECUTED":
+                key = (entry.node_name, f"{entry.node_type} {entry.exec_type}")
+                times[key] = min(entry.real_time.total_seconds() * 1000, times.get(key, math.inf))
+    return [(name, kind, taken) for (name, kind), taken in times.items()]
+
+
+def operators_onnxruntime(path: str, threads: int, image: Any) -> list[tuple[str, str, float]]:  # Any: array
+    """Each kernel's name, operator and shortest time in milliseconds."""
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+        session = start_onnxruntime(path, threads, str(Path(folder, "profile")))
+        for _ in range(PROFILED_RUNS):
+            session.run(None, {session.get_inputs()[0].name: image})
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    times: dict[tuple[str, str], float] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            key = (event["name"][: -len("_kernel_time")], event["args"]["op_name"])
+            times[key] = min(event["dur"] / 1000, times.get(key, math.inf))
+    return [(name, kind, taken) for (name, kind), taken in times.items()]
+
+
+OPERATORS = {"openvino": operators_openvino, "onnxruntime": operators_onnxruntime}
+
+
+def predict_openvino(path: str, threads: int, images: Any) -> list[Any]:  # Any: NumPy arrays
+    """Return one output for each image."""
+    request = compile_openvino(path, settings("openvino", threads)).create_infer_request()
+    return [request.infer([image[None]])[0].copy() for image in images]
+
+
+def predict_onnxruntime(path: str, threads: int, images: Any) -> list[Any]:  # Any: NumPy arrays
+    """Return one output for each image."""
+    session = start_onnxruntime(path, threads)
+    name = session.get_inputs()[0].name
+    return [session.run(None, {name: image[None]})[0] for image in images]
+
+
+PREDICT = {"openvino": predict_openvino, "onnxruntime": predict_onnxruntime}
 
 
 # --- the job -----------------------------------------------------------------------------------------------
@@ -155,6 +288,7 @@ def work(job: Job) -> Answer:
     if job["cpus"] and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, job["cpus"])
     image, versions = start(job)
+    probe_before = probe()
     reset_peak()
     bare_bytes = peak_bytes()
     infers: list[Callable[[], object]] = []
@@ -166,7 +300,12 @@ def work(job: Job) -> Answer:
         runs.append(run)
     gc.disable()
     before = counters()
-    take_rounds(job, infers, runs)
+    if job.get("streams"):
+        count_streams(job, image, runs[0])
+    elif job.get("operators"):
+        runs[0]["operators"] = OPERATORS[job["runtime"]](job["artifacts"][0], job["threads"], image)
+    else:
+        take_rounds(job, infers, runs)
     grown = {name: value - before[name] for name, value in counters().items() if name in before}
     peak = peak_bytes()
     return {
@@ -175,7 +314,12 @@ def work(job: Job) -> Answer:
         "growth_bytes": None if peak is None or bare_bytes is None else peak - bare_bytes,
         "counters": grown,
         "load_average": load_average(),
-        "machine": {**describe_machine(), **versions},
+        "machine": {
+            **describe_machine(),
+            **versions,
+            "settings": said(settings(job["runtime"], job["threads"])),
+        },
+        "probe_ms": (probe_before, probe()),
     }
 
 
@@ -255,6 +399,188 @@ def sample(infer: Callable[[], object], inferences: int) -> tuple[float, float]:
     return wall_ns / 1e6 / inferences, cpu_ns / 1e6 / inferences
 
 
+def said(chosen: dict[str, str | int]) -> str:
+    """Return settings on one line."""
+    return ", ".join(f"{name}={value}" for name, value in chosen.items())
+
+
+def count_streams(job: Job, image: Any, run: Run) -> None:  # Any: a NumPy array
+    """Run several inferences at once; `run` gets how many ended, and the time that it took."""
+    infers = STREAMS[job["runtime"]](job, image)
+    done = [0] * len(infers)
+    for infer in infers:
+        infer()
+    begin = time.perf_counter()
+
+    def keep_running(stream: int) -> None:
+        while time.perf_counter() - begin < job["max_seconds"]:
+            infers[stream]()
+            done[stream] += 1
+
+    threads = [threading.Thread(target=keep_running, args=(stream,)) for stream in range(len(infers))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    run["inferences"], run["wall_ms"] = sum(done), [1000 * (time.perf_counter() - begin)]
+
+
+def probe() -> float:
+    """Return the CPU time of a fixed piece of work, in milliseconds: it grows when the clock goes down."""
+    work_piece = bytes(PROBE_BYTES)
+    times = []
+    for _ in range(5):
+        begin = time.process_time_ns()
+        hashlib.sha256(work_piece).digest()
+        times.append((time.process_time_ns() - begin) / 1e6)
+    return min(times)
+
+
+# --- other tasks -------------------------------------------------------------------------------------------
+
+
+def verify(job: Job) -> dict[str, Any]:
+    """Say which files are not what the caller sent."""
+    wrong = [name for name, digest in job["digests"].items() if file_digest(Path(name)) != digest]
+    if wrong:
+        raise RefusalError("file", f"arrived damaged: {', '.join(wrong)}")
+    return {"verified": len(job["digests"])}
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, empty when it is not there."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+def predict(job: Job) -> dict[str, Any]:
+    """Run the artifact on each image of `image`, (n, C, H, W); gives the outputs as bytes of float32."""
+    images, versions = start(job)
+    import numpy as np
+
+    try:
+        outputs = PREDICT[job["runtime"]](job["artifacts"][0], job["threads"], images)
+    except Exception as err:  # the runtimes' errors have no common parent
+        raise RefusalError("model", err) from err
+    values = np.ascontiguousarray(np.concatenate(outputs), dtype=np.float32)
+    return {
+        "shape": list(values.shape),
+        "outputs": base64.b64encode(values.tobytes()).decode("ascii"),
+        "versions": versions,
+    }
+
+
+def repeat(job: Job) -> dict[str, Any]:
+    """Run `rounds` inferences and nothing else: two such runs differ by inferences alone."""
+    image, _ = start(job)
+    infer = OPEN[job["runtime"]](job["artifacts"][0], job["threads"], image)
+    for _ in range(job["rounds"]):
+        infer()
+    return {"repeated": job["rounds"]}
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """Say what this machine is and has; asks for nothing but Python."""
+    runtimes = {}
+    for name in ("numpy", *OPEN):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            runtimes[name] = metadata.version(name)
+    return {
+        "machine": describe_machine(),
+        "runtimes": runtimes,
+        "arch": platform.machine(),
+        "python": list(sys.version_info[:3]),
+        "glibc": " ".join(platform.libc_ver()).strip(),
+        "memory_bytes": memory_bytes(),
+        "free_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
+        "cpus": usable_cpus(),
+        "chosen_cpus": choose_cpus(job["threads"]),
+        "load_average": load_average(),
+        "pressure": pressure_now(),
+    }
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_cpus(threads: int) -> list[int]:
+    """Return the CPUs to measure on: the fastest, one per core first, and not CPU 0 where there is a choice.
+
+    CPU 0 serves most interrupts. Empty where the system does not let a process choose; all where there are
+    too few.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return []
+    return sorted(sorted(os.sched_getaffinity(0), key=desirability)[-threads:])
+
+
+def desirability(cpu: int) -> tuple[int, bool, int]:
+    """Return what orders the CPUs, the best last."""
+    folder = CPU_FOLDER / f"cpu{cpu}"
+    top_khz = read(folder / "cpufreq" / "cpuinfo_max_freq").strip()
+    siblings = read(folder / "topology" / "thread_siblings_list").strip()
+    first_sibling = siblings.replace("-", ",").partition(",")[0]
+    return int(top_khz or 0), first_sibling in ("", str(cpu)), cpu
+
+
+def memory_bytes() -> int | None:
+    """Return the machine's memory."""
+    for line in read(Path("/proc/meminfo")).splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+@contextlib.contextmanager
+def turn(seconds: float) -> Any:  # Any: a context manager of nothing
+    """Wait until nobody else measures on this machine, then keep others waiting."""
+    if not seconds:
+        yield
+        return
+    lock = open_lock(Path(tempfile.gettempdir()))
+    try:
+        if lock is not None and not take(lock, seconds):
+            raise RefusalError("busy", f"another measurement has not ended within {seconds:g} s")
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def open_lock(folder: Path) -> int | None:
+    """Open what all who measure here lock: the folder for temporary files itself, so nothing is left."""
+    try:
+        return os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+
+
+def take(lock: int, seconds: float) -> bool:
+    """Lock for this process; the kernel lets go when it ends. False when it took too long."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    begin = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() - begin >= seconds:
+                return False
+            time.sleep(0.1)
+        else:
+            return True
+
+
 # --- the machine: each fact only where the system tells it -------------------------------------------------
 
 
@@ -294,6 +620,21 @@ def counters() -> dict[str, float]:
     for line in cgroup_cpu_stat().splitlines():
         if line.startswith("nr_throttled "):
             found["throttled_periods"] = float(line.split()[1])
+    return {**found, **heat()}
+
+
+def heat() -> dict[str, float]:
+    """Return the energy taken, and how often heat or a weak supply held the clock back."""
+    found = {}
+    packages = [read(path / "energy_uj").strip() for path in sorted(POWER_FOLDER.glob("intel-rapl:?"))]
+    if packages and all(packages):
+        found["energy_joules"] = sum(map(int, packages)) / 1e6
+    cores = [read(path).strip() for path in CPU_FOLDER.glob("cpu*/thermal_throttle/core_throttle_count")]
+    if any(cores):
+        found["heat_throttles"] = float(sum(int(count) for count in cores if count))
+    firmware = read(FIRMWARE_THROTTLED).strip()
+    if firmware:
+        found["firmware_throttles"] = float(bin(int(firmware, 16) >> 16 & 0xF).count("1"))
     return found
 
 
@@ -360,13 +701,25 @@ def main() -> None:
     """Do the one job that standard input names."""
     job: Job = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=end_with_caller, daemon=True).start()
-    answer: Answer | Refused
+    answer: object
     try:
-        answer = work(job)
+        if job.get("protocol", PROTOCOL) != PROTOCOL:
+            raise RefusalError("protocol", f"this worker speaks version {PROTOCOL}")
+        with turn(job.get("lock_seconds", 0.0)):
+            answer = TASKS[job.get("task", "measure")](job)
     except RefusalError as err:
         answer = {"refused": err.kind, "detail": str(err)}
     sys.stdout.write(f"\n{MARK}{json.dumps(answer)}\n")
     sys.stdout.flush()
+
+
+TASKS: dict[str, Callable[[Job], object]] = {
+    "measure": work,
+    "describe": describe,
+    "verify": verify,
+    "predict": predict,
+    "repeat": repeat,
+}
 
 
 if __name__ == "__main__":

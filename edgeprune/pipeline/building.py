@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
@@ -27,9 +28,11 @@ from edgeprune.pipeline.pruning import Analysed, Found, analyse, find_units, run
 from edgeprune.pipeline.saving import PrunedModel, make_pruned
 from edgeprune.records import (
     Accuracy,
+    Budget,
     Export,
     InputSpec,
     Ints,
+    Layout,
     Measurement,
     Provenance,
     Pruning,
@@ -41,6 +44,8 @@ from edgeprune.runfolder import Journal, RunFolder, file_digest, write_atomicall
 
 PARITY_IMAGES = 8
 PROGRESS_EVERY = 8
+DEVICE_IMAGES = 128
+"""Each batch is a conversation with the device."""
 WEIGHTS = "walk.safetensors"
 REPORTS = ("report.json", "report.html", "report.md")
 WALK_LIBRARIES = ("torch", "torchvision", "numpy", "scipy")
@@ -78,7 +83,9 @@ def build(config: BuildConfig, *, watcher: Watcher | None = None) -> Report:
     """
     inputs = Inputs.load(config)
     with RunFolder.open(config.out) as folder:
-        return Build(inputs, folder, watcher or Silence()).report()
+        build = Build(inputs, folder, watcher or Silence())
+        with build.opened:
+            return build.report()
 
 
 class Build:
@@ -91,6 +98,7 @@ class Build:
         self.started = inputs.started
         self.folder = folder
         self.watcher = watcher
+        self.opened = ExitStack()
         self.data = calibration.load(
             data_source(self.config, folder.path),
             overrides=self.config.preprocess,
@@ -120,6 +128,17 @@ class Build:
         pruning = self.pruning
         weights = [load_file(self.folder.path / name) for name in pruning.files]
         return Found(pruning, {name: value for file in weights for name, value in file.items()})
+
+    @cached_property
+    def place(self) -> measure.Place:
+        """Where the network will run; a device is opened when a stage asks for it."""
+        return self.opened.enter_context(measure.place(self.target, setup=self.config.setup))
+
+    @cached_property
+    def budget(self) -> Budget:
+        """What was asked for; a target with a memory limit has a say too."""
+        asked = self.config.budget
+        return replace(asked, max_memory_bytes=asked.max_memory_bytes or self.target.memory_bytes)
 
     @cached_property
     def sample(self) -> Labelled:
@@ -281,9 +300,12 @@ class Build:
 
         def make() -> Accuracy:
             path = self.folder.path / export.artifact.path
-            predict = runtime.load(path, runtime=self.target.runtime, threads=self.target.threads)
+            predict = self.place.predictor(path) or runtime.load(
+                path, runtime=self.target.runtime, threads=self.target.threads
+            )
+            size = DEVICE_IMAGES if self.target.host else PROGRESS_EVERY
             predictions: list[int] = []
-            for images, _ in calibration.batches(self.data, Split.EVALUATION, size=PROGRESS_EVERY):
+            for images, _ in calibration.batches(self.data, Split.EVALUATION, size=size):
                 predictions += predict(images).argmax(axis=1).tolist()
                 self.watcher.progress(
                     f"accuracy {name}", len(predictions), len(labels), "images on the target's runtime"
@@ -301,11 +323,11 @@ class Build:
     def measurement(self) -> Measurement:
         artifacts = {name: self.folder.path / export.artifact.path for name, export in self.exports.items()}
         inputs = {name: export.artifact.digest for name, export in self.exports.items()}
-        inputs |= {"machine": digest(measure.describe_machine()), "runtime": self._runtime_digest}
+        inputs |= {"machine": self._machine_digest, "runtime": self._runtime_digest}
         inputs |= {"settings": digest({"processes": self.config.processes})}
 
         def make() -> Measurement:
-            return measure.measure(
+            found = measure.measure(
                 artifacts,
                 runtime=self.target.runtime,
                 threads=self.target.threads,
@@ -314,7 +336,9 @@ class Build:
                 on_progress=lambda done, total: self.watcher.progress(
                     "measure", done, total, "fresh processes"
                 ),
+                **self.place.options(),
             )
+            return self.place.noted(found)
 
         return self._stage("measure", Measurement, inputs, make)
 
@@ -325,7 +349,21 @@ class Build:
     @cached_property
     def _runtime_digest(self) -> str:
         versions = runtime.versions(self.target.runtime)
-        return digest({"threads": self.target.threads, "runtime": self.target.runtime, **versions})
+        target = {"threads": self.target.threads, "runtime": self.target.runtime, "host": self.target.host}
+        return digest({**target, **versions})
+
+    @property
+    def _machine_digest(self) -> str:
+        """A device is known by its name: a build that needs nothing from it does not connect."""
+        return digest({"host": self.target.host} if self.target.host else measure.describe_machine())
+
+    @cached_property
+    def layouts(self) -> dict[str, Layout]:
+        """How ONNX Runtime lays the networks out on this machine's CPU; a device may differ."""
+        if self.target.runtime != "onnxruntime" or self.target.host:
+            return {}
+        files = {name: self.folder.path / export.artifact.path for name, export in self.exports.items()}
+        return {name: runtime.layout(file) for name, file in files.items()}
 
     def report(self) -> Report:
         """Run all stages and write the report."""
@@ -335,12 +373,19 @@ class Build:
         )
         change = tasks.accuracy_change(before, after, self.labels(Split.EVALUATION))
         verdict = gate.judge(
-            self.config.budget, artifacts=artifacts, accuracy_change=change, measurement=self.measurement
+            self.budget,
+            artifacts=artifacts,
+            accuracy_change=change,
+            measurement=self.measurement,
+            accuracy=self.accuracies,
+            classes=self.data.classes,
+            layouts=self.layouts,
+            data_digest=self.data.digest,
         )
         result = Report(
             schema_version=report.SCHEMA_VERSION,
             target=self.target,
-            budget=self.config.budget,
+            budget=self.budget,
             verdict=verdict,
             artifacts=artifacts,
             accuracy=self.accuracies,
@@ -356,6 +401,7 @@ class Build:
             splits={split.value: len(samples) for split, samples in self.data.samples.items()},
             notes=self._notes(),
             provenance=self._provenance(),
+            layouts=self.layouts,
         )
         report.write(result, self.folder.path)
         return result

@@ -26,12 +26,14 @@ from edgeprune.records.found import (
     ChannelGroup,
     Finding,
     FrozenAxis,
+    GroupEffects,
     Pass,
     Pruning,
     PruningPlan,
     Slot,
     Step,
     Trajectory,
+    UnitEffect,
     Width,
 )
 from edgeprune.records.measured import (
@@ -73,6 +75,7 @@ __all__ = [
     "Finding",
     "Floats",
     "FrozenAxis",
+    "GroupEffects",
     "InputSpec",
     "Instructions",
     "Interval",
@@ -98,6 +101,7 @@ __all__ = [
     "Target",
     "Throughput",
     "Trajectory",
+    "UnitEffect",
     "Verdict",
     "Width",
 ]

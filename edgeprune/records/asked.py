@@ -23,6 +23,58 @@ class Target:
     threads: int = 1
     align: int = 8
     """Deployed group widths are multiples of this (rounded up)."""
+    precision: Literal["f32"] = "f32"
+    arch: str = ""
+    """As the device's kernel names it, `aarch64` for example; empty: any."""
+    memory_bytes: int | None = None
+    """What the network and its runtime may take on the device; a budget without one of its own uses it."""
+    host: str = ""
+    """user@device[:port], reached over SSH; empty: this machine."""
+    python: str = "python3"
+    """The Python on the device."""
+    folder: str = ""
+    """Where files go for a moment on the device; empty: its folder for temporary files."""
+    ssh_config: str = ""
+    """A file for `ssh -F` instead of the user's own."""
+
+
+class Figure(StrEnum):
+    """What a limit can be set on; the names in edgeprune.toml."""
+
+    LATENCY_P50 = "latency_p50"
+    LATENCY_P90 = "latency_p90"
+    LOAD_TIME = "load_time"
+    FIRST_INFERENCE = "first_inference"
+    PEAK_MEMORY = "peak_memory"
+    MODEL_SIZE = "model_size"
+    PARAMS = "params"
+    MACS = "macs"
+    UNBLOCKED_CONVS = "unblocked_convs"
+    ACCURACY = "accuracy_top1"
+    CLASS_ACCURACY = "class_accuracy"
+    """Of the class that is worst off."""
+
+
+class Basis(StrEnum):
+    """What a limit is measured against."""
+
+    ABSOLUTE = "absolute"
+    DENSE = "dense"
+    BASELINE = "baseline"
+    """A stored report."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """One line of a budget."""
+
+    figure: Figure
+    basis: Basis = Basis.ABSOLUTE
+    value: float
+    """Absolute: milliseconds, bytes, a number; for accuracies the least share, in [0, 1]. Against another
+    network: the largest ratio of the figures; for accuracies the largest absolute drop, in [0, 1]."""
+    warns: bool = False
+    """Say it, but do not count it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +86,8 @@ class Budget:
     max_size_bytes: int | None = None
     max_accuracy_drop: float | None = None
     """Absolute fall of accuracy against the dense network, in [0, 1]."""
+    limits: tuple[Limit, ...] = ()
+    """The lines of [budgets] in edgeprune.toml."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

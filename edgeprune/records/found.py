@@ -123,6 +123,31 @@ class Trajectory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnitEffect:
+    """What it does to each class when one unit alone is taken out of the dense network."""
+
+    unit: int
+    finding: Finding
+    effect: float
+    """ξ over all images of the test."""
+    effects: tuple[float, ...]
+    """ξ of each class; positive: the unit harms it."""
+    z: tuple[float, ...]
+    """z of each class."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupEffects:
+    """One intervention for each unit of a group, every class looked at."""
+
+    group: str
+    class_names: tuple[str, ...]
+    z_limits: tuple[float, ...]
+    """The z below which a class counts as significantly worse: it needs the unit."""
+    units: tuple[UnitEffect, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PruningPlan:
     """The units to remove, and nothing else: group name to unit numbers."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from edgeprune.records import Interval, Report
+from edgeprune.records import Interval, Memory, Report
 
 Row = tuple[str, str, str, str]
 """Label, dense, pruned, change."""
@@ -20,7 +20,7 @@ def summary_rows(report: Report) -> list[Row]:
 
     The terminal, report.md and report.html all show these rows, so that they cannot disagree.
     """
-    return [_accuracy(report), _latency(report), *_costs(report)]
+    return [_accuracy(report), _latency(report), *_costs(report), *_layout(report)]
 
 
 def _accuracy(report: Report) -> Row:
@@ -42,15 +42,32 @@ def _costs(report: Report) -> list[Row]:
         dense, pruned = figure("dense"), figure("pruned")
         return (label, word(dense), word(pruned), relative(dense, pruned))
 
+    def of_memory(label: str, figure: Callable[[Memory], float]) -> Row:
+        if not {"dense", "pruned"} <= memory.keys():
+            return (label, "unknown", "unknown", "")
+        return row(label, size, lambda name: figure(memory[name]))
+
     return [
-        row("Peak memory", size, lambda name: memory[name].peak_bytes),
+        of_memory("Peak memory", lambda memory: memory.peak_bytes),
         row("Model size", size, lambda name: artifacts[name].size_bytes),
         row("Latency p90", milliseconds, lambda name: latency[name].p90_ms),
         row("Load time", milliseconds, lambda name: latency[name].load_ms),
-        row("Memory above the bare runtime", size, lambda name: memory[name].growth_bytes),
+        of_memory("Memory above the bare runtime", lambda memory: memory.growth_bytes),
         row("Parameters", amount, lambda name: artifacts[name].params),
         row("Multiply-adds", amount, lambda name: artifacts[name].macs),
     ]
+
+
+def _layout(report: Report) -> list[Row]:
+    """Convolutions that ONNX Runtime leaves out of its fast layout: widths that do not pay."""
+    if not {"dense", "pruned"} <= report.layouts.keys():
+        return []
+    dense, pruned = (report.layouts[name] for name in ("dense", "pruned"))
+    before, after = (f"{each.unblocked} of {each.convolutions}" for each in (dense, pruned))
+    change = (
+        "unchanged" if dense.unblocked == pruned.unblocked else f"{pruned.unblocked - dense.unblocked:+d}"
+    )
+    return [("Unblocked convolutions", before, after, change)]
 
 
 # --- one figure ---------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def write(report: Report, folder: Path) -> tuple[Path, ...]:
         "report.html": html.render(report),
         "report.md": markdown.render(report),
     }
-    return tuple(_replace(folder / name, text) for name, text in texts.items())
+    return tuple(replace_file(folder / name, text) for name, text in texts.items())
 
 
 def read(path: Path) -> Report:
@@ -103,7 +103,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON number")
 
 
-def _replace(path: Path, text: str) -> Path:
+def replace_file(path: Path, text: str) -> Path:
     """Put text in place of a file. The temporary one has a fixed name: a kill leaves no heap of them."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:

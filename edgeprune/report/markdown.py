@@ -19,7 +19,7 @@ def render(report: Report) -> str:
     parts = [
         f"## {escape(report.provenance.model)} on {escape(report.target.name)}: {status}",
         escape(report.verdict.sentence),
-        _table(("", "dense", "pruned", "change"), figures.summary_rows(report)),
+        lay_out(("", "dense", "pruned", "change"), figures.summary_rows(report)),
         _budget(report),
         _fold("Classes that changed most", _classes(report)),
         _fold("Widths of the groups", _groups(report)),
@@ -41,7 +41,7 @@ def _budget(report: Report) -> str:
     if not checks:
         return ""
     head = ("budget", "limit", "measured", "outcome", "why")
-    return _table(head, [(c.budget, c.limit, c.value, c.outcome.value, c.reason) for c in checks])
+    return lay_out(head, [(c.budget, c.limit, c.value, c.outcome.value, c.reason) for c in checks])
 
 
 def _classes(report: Report) -> str:
@@ -55,14 +55,14 @@ def _classes(report: Report) -> str:
         if row.change
     ]
     summary = f"{figures.how_many(changes.total, 'class')}: {changes.fell} fell, {changes.rose} rose."
-    return f"{summary}\n\n{_table(('class', 'dense', 'pruned', 'change'), rows)}"
+    return f"{summary}\n\n{lay_out(('class', 'dense', 'pruned', 'change'), rows)}"
 
 
 def _groups(report: Report) -> str:
     widths = report.widths[:_MOST_GROUPS]
     rows = [(width.group, str(width.before), str(width.after)) for width in widths]
     rest = len(report.widths) - len(widths)
-    table = _table(("group", "before", "after"), rows)
+    table = lay_out(("group", "before", "after"), rows)
     return f"{table}\n\nand {figures.how_many(rest, 'more group')}." if rest else table
 
 
@@ -96,7 +96,7 @@ def _provenance(report: Report) -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def lay_out(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Lay out a table; the first column to the left, figures to the right."""
     lines = [head, (":--", *("--:" for _ in head[1:])), *([escape(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

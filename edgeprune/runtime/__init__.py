@@ -16,6 +16,9 @@ from edgeprune.errors import InputError, ModelError
 from edgeprune.records import Floats
 from edgeprune.runtime import onnxruntime, openvino
 from edgeprune.runtime.artifact import Opened, Runtime, Setting
+from edgeprune.runtime.layout import layout
+
+__all__ = ["RUNTIMES", "Predict", "input_shape", "layout", "load", "settings", "versions"]
 
 Predict = Callable[[Floats], Floats]
 """Images (n, C, H, W) to outputs (n, K)."""

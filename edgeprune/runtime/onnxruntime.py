@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -30,17 +31,24 @@ def settings(threads: int) -> dict[str, Setting]:
 
 def version() -> str:
     """Return ONNX Runtime's version."""
-    return str(_onnxruntime().__version__)
+    return str(import_onnxruntime().__version__)
+
+
+def make_options(ort: ModuleType, threads: int) -> Any:  # Any: ONNX Runtime's SessionOptions
+    """Return a session's options, as `settings` says."""
+    options = ort.SessionOptions()
+    for name, value in settings(threads).items():
+        setattr(options, name, getattr(ort.ExecutionMode, value) if isinstance(value, str) else value)
+    return options
 
 
 def open_artifact(path: Path, threads: int) -> Opened:
     """Start a session on an artifact."""
-    ort = _onnxruntime()
-    options = ort.SessionOptions()
-    for name, value in settings(threads).items():
-        setattr(options, name, getattr(ort.ExecutionMode, value) if isinstance(value, str) else value)
+    ort = import_onnxruntime()
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            str(path), make_options(ort, threads), providers=["CPUExecutionProvider"]
+        )
     except Exception as err:  # its errors have no common parent but Exception
         raise does_not_open(path, "onnxruntime", err) from err
     inputs = session.get_inputs()
@@ -58,7 +66,8 @@ def open_artifact(path: Path, threads: int) -> Opened:
     return Opened(image_shape=sizes[1:], infer=infer)
 
 
-def _onnxruntime() -> ModuleType:
+def import_onnxruntime() -> ModuleType:
+    """Import the runtime, or say how to get it."""
     try:
         import onnxruntime  # here: `edgeprune --help` must not pay for it
     except ImportError as err:

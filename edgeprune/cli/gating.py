@@ -1,0 +1,270 @@
+"""`edgeprune gate`: a finished run against budgets and a baseline, for CI. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from edgeprune.cli.app import Settings, app, guarded
+from edgeprune.cli.building import show_verdict
+from edgeprune.cli.progress import watching
+from edgeprune.cli.reading import RUN, AsJson, open_report
+from edgeprune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edgeprune.records import Artifact, Budget, Interval, Measurement, Report, Verdict
+
+LIMITS, OUTPUTS = "Limits", "Output"
+START_SECONDS = 2.0
+"""About what a fresh process takes until it measures: imports, loading, warming up."""
+MOST_PROCESSES = 15
+
+
+class Undecided(StrEnum):
+    FAIL = "fail"
+    WARN = "warn"
+    PASS = "pass"  # noqa: S105 - a policy, no password
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """A stored report, and its deployed file where that is still beside it."""
+
+    report: Report
+    file: Path | None
+
+
+@app.command()
+@guarded
+def gate(  # noqa: PLR0913, PLR0917  # one argument for each flag
+    run: Annotated[Path, RUN] = Path("edgeprune-out"),
+    max_latency: Annotated[str | None, typer.Option(help="Like 12ms.", rich_help_panel=LIMITS)] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(help="Peak memory, like 120MB.", rich_help_panel=LIMITS)
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help="Of the file, like 5MB.", rich_help_panel=LIMITS)
+    ] = None,
+    max_accuracy_drop: Annotated[
+        float | None, typer.Option(help="Points of accuracy.", rich_help_panel=LIMITS)
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="'latency_p90 <= 12ms', 'latency_p50 <= +3% vs baseline', "
+            "'class_accuracy >= -5pp vs dense'; may be given several times.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Read [[budgets.*]] of this file.", rich_help_panel=LIMITS),
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="A run folder or report.json to compare with.", rich_help_panel=LIMITS)
+    ] = None,
+    undecided: Annotated[
+        Undecided,
+        typer.Option(help="What noise leaves open: exit code 4 (fail), or 0.", rich_help_panel=LIMITS),
+    ] = Undecided.FAIL,
+    measure_more: Annotated[
+        float,
+        typer.Option(
+            help="Measure an undecided latency again for up to so many seconds.", rich_help_panel=LIMITS
+        ),
+    ] = 120.0,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.", rich_help_panel=OUTPUTS)] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help="Add Markdown to this file.", rich_help_panel=OUTPUTS)
+    ] = None,
+    github: Annotated[
+        bool, typer.Option("--annotations", help="Print GitHub annotations.", rich_help_panel=OUTPUTS)
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a run against budgets: those it was built with, and those given here. For CI.
+
+    Exit codes: 0 fits, 3 over budget, 4 undecided.
+
+    [dim]edgeprune gate edgeprune-out --max-latency 12ms --max-accuracy-drop 1[/dim]
+
+    [dim]edgeprune gate edgeprune-out --baseline main --limit 'latency_p50 <= +3% vs baseline'[/dim]
+    """
+    from edgeprune import report as outputs
+    from edgeprune.gate import exit_code
+
+    found = open_report(run)
+    flags: dict[str, object] = {
+        "max_latency": max_latency,
+        "max_memory": max_memory,
+        "max_size": max_size,
+        "max_accuracy_drop": max_accuracy_drop,
+    }
+    budget = add_limits(found.budget, flags, limit or [], config, found.target.name)
+    verdict = decide(
+        found, budget, run, open_baseline(baseline) if baseline else None, seconds=measure_more, quiet=as_json
+    )
+    title = f"{found.provenance.model} on {found.target.name}"
+    if junit is not None:
+        outputs.write_text(junit, outputs.junit(verdict, suite=title, undecided=undecided))
+    if summary is not None:
+        outputs.append_text(summary, outputs.summary(verdict, title=title))
+    if as_json:
+        typer.echo(json.dumps(asdict(verdict), indent=1))
+    else:
+        show_verdict(verdict, Console())
+    if github:
+        for line in outputs.github_annotations(verdict, undecided=undecided):
+            typer.echo(line, err=as_json)
+    raise typer.Exit(exit_code(verdict, undecided=undecided))
+
+
+def add_limits(
+    budget: Budget, flags: dict[str, object], limits: list[str], config: Path | None, target: str
+) -> Budget:
+    """Those of the build, replaced by the short flags, and those of the file and --limit beside them."""
+    from edgeprune import budgets
+    from edgeprune.config import make_config
+
+    short = asdict(make_config(flags).budget)
+    given = {name: value for name, value in short.items() if name in flags_of_budget() and value is not None}
+    tables = read_budgets(config) if config is not None else {}
+    more = [*budgets.read(tables, target=target), *(budgets.parse(text) for text in limits)]
+    return replace(budget, **{**given, "limits": (*budget.limits, *more)})
+
+
+def flags_of_budget() -> set[str]:
+    """The parts of a budget that have a flag of their own."""
+    from dataclasses import fields
+
+    from edgeprune.records import Budget
+
+    return {field.name for field in fields(Budget)} - {"limits"}
+
+
+def read_budgets(file: Path) -> dict[str, object]:
+    """The [budgets] of a settings file, whatever else it holds."""
+    try:
+        settings = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise ConfigError(f"{file}: cannot be read ({err.strerror}); check the path.") from err
+    except ValueError as err:
+        raise ConfigError(f"{file}: not valid TOML: {err}.") from err
+    tables = settings.get("budgets", {})
+    if not isinstance(tables, dict):
+        raise ConfigError(f"{file}: budgets: write tables, [budgets.default] or [budgets.TARGET].")
+    return tables
+
+
+def open_baseline(path: Path) -> Baseline:
+    report = open_report(path)
+    return Baseline(report=report, file=deployed(path, report.artifacts["pruned"]))
+
+
+def deployed(run: Path, artifact: Artifact) -> Path | None:
+    """The file that a report speaks of; None where only the report was kept."""
+    path = (run if run.is_dir() else run.parent) / artifact.path
+    return path if path.is_file() else None
+
+
+def decide(  # noqa: PLR0913 - what a verdict rests on, and two switches
+    found: Report, budget: Budget, run: Path, baseline: Baseline | None, *, seconds: float, quiet: bool
+) -> Verdict:
+    """Judge; measure what the baseline and an undecided latency need, as far as the files are here."""
+    from edgeprune.gate import judge_report
+    from edgeprune.records import Outcome
+
+    stored = baseline.report if baseline else None
+    measured: Measurement | None = None
+    ratio: Interval | None = None
+    if baseline and seconds and wants_baseline_time(budget):
+        ratio = against_baseline(found, run, baseline, seconds=seconds, quiet=quiet)
+    verdict = judge_report(found, budget, baseline=stored, to_baseline=ratio)
+    if verdict.outcome is Outcome.UNDECIDED and seconds and undecided_time(verdict):
+        measured = again(found, run, seconds=seconds, quiet=quiet)
+    if measured is None:
+        return verdict
+    return judge_report(found, budget, baseline=stored, to_baseline=ratio, measurement=measured)
+
+
+def wants_baseline_time(budget: Budget) -> bool:
+    from edgeprune.records import Basis, Figure
+
+    return any(
+        limit.basis is Basis.BASELINE and limit.figure is Figure.LATENCY_P50 for limit in budget.limits
+    )
+
+
+def undecided_time(verdict: Verdict) -> bool:
+    from edgeprune.records import Outcome
+
+    return any(
+        check.outcome is Outcome.UNDECIDED
+        and check.budget.startswith("latency")
+        and "baseline" not in check.budget
+        for check in verdict.checks
+    )
+
+
+def against_baseline(
+    found: Report, run: Path, baseline: Baseline, *, seconds: float, quiet: bool
+) -> Interval | None:
+    """Time over the baseline's, interleaved now; None where a file or its runtime is not here."""
+    mine = deployed(run, found.artifacts["pruned"])
+    theirs = baseline.file
+    same = baseline.report.artifacts["pruned"].input_shape == found.artifacts["pruned"].input_shape
+    if mine is None or theirs is None or not same:
+        return None
+    measured = measure_files({"baseline": theirs, "pruned": mine}, found, seconds=seconds, quiet=quiet)
+    return measured.ratio if measured else None
+
+
+def again(found: Report, run: Path, *, seconds: float, quiet: bool) -> Measurement | None:
+    """Measure dense and pruned with more processes, on the machine of the report only."""
+    from edgeprune.measure import describe_machine
+
+    files = {name: deployed(run, artifact) for name, artifact in found.artifacts.items()}
+    here = describe_machine()
+    known = {name: file for name, file in files.items() if file is not None}
+    if found.target.host or len(known) < len(files):
+        return None
+    if any(found.measurement.machine.get(fact) != value for fact, value in here.items()):
+        return None
+    return measure_files(known, found, seconds=seconds, quiet=quiet)
+
+
+def measure_files(
+    files: dict[str, Path], found: Report, *, seconds: float, quiet: bool
+) -> Measurement | None:
+    """As many processes as the time allows; None where those are fewer than the report had, or no runtime."""
+    import numpy as np
+
+    from edgeprune.errors import TargetUnreachable
+    from edgeprune.measure import measure
+
+    before = found.measurement.latency["pruned"]
+    times = [latency.p50_ms.value for latency in found.measurement.latency.values()]
+    each = START_SECONDS + before.load_ms / 1000 + min(4.0, 0.2 * max(times))
+    processes = min(MOST_PROCESSES, int(seconds / (each * (len(files) + 1))))
+    if processes < before.processes:
+        return None
+    image = np.random.default_rng(0).random(found.artifacts["pruned"].input_shape[1:], dtype=np.float32)
+    with watching(quiet=Settings.quiet or quiet) as watcher:
+        try:
+            return measure(
+                files,
+                runtime=found.target.runtime,
+                threads=found.target.threads,
+                image=image,
+                processes=processes,
+                on_progress=lambda done, total: watcher.progress("measure", done, total, "fresh processes"),
+            )
+        except TargetUnreachable:
+            return None

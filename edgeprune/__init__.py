@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edgeprune.config import BuildConfig, make_config
     from edgeprune.pipeline import PrunedModel, PruneOptions, build, load, prune
+    from edgeprune.pipeline.sweeping import sweep
     from edgeprune.records import Report
 
 _HOMES = {
@@ -42,10 +43,21 @@ _HOMES = {
     "build": "edgeprune.pipeline",
     "load": "edgeprune.pipeline",
     "prune": "edgeprune.pipeline",
+    "sweep": "edgeprune.pipeline.sweeping",
     "Report": "edgeprune.records",
 }
 
-__all__ = ["BuildConfig", "PruneOptions", "PrunedModel", "Report", "build", "load", "make_config", "prune"]
+__all__ = [
+    "BuildConfig",
+    "PruneOptions",
+    "PrunedModel",
+    "Report",
+    "build",
+    "load",
+    "make_config",
+    "prune",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -77,6 +77,8 @@ class BuildConfig(BaseModel):
     """Of c-swap: what an intervention is compared with."""
     order: Literal["magnitude", "random"] = "magnitude"
     """Of c-swap: of units within a layer."""
+    price: Literal["units", "params", "macs", "both"] = "units"
+    """Of c-swap-c: what the damage of a unit is divided by for the order of removal."""
     group_test: Annotated[int, Field(ge=1)] = 64
     early_exit: bool = True
     samples_per_class: Annotated[int, Field(ge=1)] | None = None

@@ -165,6 +165,21 @@ class RunFolder:
         return record
 
 
+def read_stage(folder: Path, stage: str, record_type: type[Record]) -> tuple[Record, dict[str, str]]:
+    """A finished stage's record, and the digests of what it was made from; whether it holds is not asked.
+
+    Raises:
+        RunFolderError: There is none, or it is not one of this version.
+    """
+    place = folder / "stages" / f"{stage}.json"
+    try:
+        found = TypeAdapter(StageFile).validate_json(place.read_bytes())
+        return TypeAdapter(record_type).validate_python(found.record), found.inputs
+    except (OSError, ValueError) as err:
+        first = str(err).partition("\n")[0]
+        raise RunFolderError(f"{place}: no readable record ({first}); run `edgeprune build` again.") from err
+
+
 class Journal(Generic[Record]):
     """The entries of a long stage, one JSON line each, so that a killed stage goes on where it was.
 

@@ -9,10 +9,13 @@ record in the run folder of its network.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgeprune.records import Curve
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).parents[1]
@@ -56,38 +59,65 @@ METHODS = (
     "bn-scale+affine,random+affine,activation+affine,variance+affine,gradient+affine,taylor+affine,"
     "integrated-gradients+affine,lrp+affine,class-aware+affine"
 )
+BEGIN, END = "<!-- curves: written by scripts/bench_methods.py -->", "<!-- end of curves -->"
 RATIOS = "0.05,0.1,0.15,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
 
 
+def settings_of(name: str, data: Path, out: Path, align: int) -> dict[str, object]:
+    settings: dict[str, object] = dict(NETWORKS[name])
+    if settings:
+        settings["weights"] = str(data / str(settings["weights"]))
+        settings["data"] = str(ROOT / "tests" / "data" / f"{settings['data']}.toml")
+    return {**settings, "out": out / name, "align": align}
+
+
+def page(curves: dict[str, list[Curve]], text: str) -> str:
+    """The page with its tables between the markers replaced."""
+    lines: list[str] = []
+    for network, found in curves.items():
+        ordered = sorted(found, key=lambda curve: -curve.sauce.value)
+        dense = sum(ordered[0].dense) / len(ordered[0].dense)
+        ratios = [point.asked for point in ordered[0].points]
+        lines += [f"### {network}: dense {100 * dense:.2f} % on {len(ordered[0].dense)} images", ""]
+        lines.append("| method | SAUCE [95 %] | / dense | " + " | ".join(f"{r:.0%}" for r in ratios) + " |")
+        lines.append("|---" * (3 + len(ratios)) + "|")
+        for curve in ordered:
+            area = curve.sauce
+            cells = [f"{100 * point.accuracy:.1f}" for point in curve.points]
+            name = f"**{curve.label}**" if curve.label == "c-swap-c" else curve.label
+            span = f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]"
+            lines.append(f"| {name} | {span} | {area.value / dense:.3f} | " + " | ".join(cells) + " |")
+        lines.append("")
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return before + BEGIN + "\n\n" + "\n".join(lines) + "\n" + END + after
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", type=Path, help="folder with models/, cifar10/ and imagenet/")
     parser.add_argument("--out", type=Path, default=Path("bench-methods"))
     parser.add_argument("--networks", default="example,resnet20")
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--ratios", default=RATIOS)
     parser.add_argument("--align", type=int, default=1)
+    parser.add_argument("--page", type=Path, help="a page whose tables are written anew, like docs/method.md")
     args = parser.parse_args()
 
     from edgeprune.config import make_config
     from edgeprune.pipeline.sweeping import sweep
 
+    curves: dict[str, list[Curve]] = {}
+    ratios = [float(text) for text in args.ratios.split(",")]
     for name in args.networks.split(","):
-        settings = dict(NETWORKS[name])
-        if settings:
-            settings["weights"] = str(args.data / settings["weights"])
-            settings["data"] = str(ROOT / "tests" / "data" / f"{settings['data']}.toml")
-        config = make_config({**settings, "out": args.out / name, "align": args.align}, file=None)
-        ratios = [float(text) for text in args.ratios.split(",")]
+        config = make_config(settings_of(name, args.data, args.out, args.align))
         for method in args.methods.split(","):
             (curve,) = sweep(config, [method], ratios)
+            curves.setdefault(name, []).append(curve)
             cells = " ".join(f"{point.param_ratio:.2f}:{100 * point.accuracy:.1f}" for point in curve.points)
             print(f"{name:12} {curve.label:28} SAUCE {curve.sauce.value:.4f}  {cells}", flush=True)
-            row = {"network": name, "label": curve.label, "sauce": curve.sauce.value, "points": cells}
-            with (args.out / "curves.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
+    if args.page:
+        args.page.write_text(page(curves, args.page.read_text()))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from edgeprune.cli import app
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "ci"
 FILES = sorted(FOLDER.glob("*.yml"))
 
+
 def commands(path: Path) -> list[list[str]]:
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
     lines = re.findall(r"\bedgeprune (?:build|gate|compare|measure)\b[^|\n]*", text)

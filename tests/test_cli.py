@@ -278,7 +278,7 @@ def test_gate_wants_units(finished: Path) -> None:
 
 def test_explain_lists_widths_and_reasons(finished: Path) -> None:
     sample = sample_report()
-    widths = json.loads(edgeprune("explain", finished, "--json").stdout)
+    widths = json.loads(edgeprune("explain", finished, "--json").stdout)["layers"]
     assert [row["group"] for row in widths] == [width.group for width in sample.widths]
     assert all(row["critical"] + row["neutral"] + row["detrimental"] <= row["before"] for row in widths)
     frozen = json.loads(edgeprune("explain", finished, "--frozen", "--json").stdout)
@@ -383,10 +383,14 @@ def test_every_command_has_help_with_an_example() -> None:
         ["report"],
         ["gate"],
         ["explain"],
+        ["prune"],
+        ["sweep"],
         ["measure"],
+        ["compare"],
         ["doctor"],
         ["targets", "list"],
         ["targets", "show"],
+        ["targets", "probe"],
     ):
         text = edgeprune(*words, "--help").stdout
         assert f"edgeprune {' '.join(words)}" in text.replace("Usage: edgeprune", ""), words

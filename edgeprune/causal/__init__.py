@@ -4,11 +4,14 @@ evaluation.py one intervention, shard by shard
 verdict.py   scores under an intervention -> critical, neutral or detrimental
 program.py   the traced network compiled, BatchNorm folded (fold.py)
 replay.py    runs the traced network under interventions, recomputing only what changes
+delta.py     the first layer behind the cut, corrected instead of run again
 ordered.py   blocks of units of all layers in one global order, with group tests
+explain.py   one intervention for each unit of a group: what every class loses
 walk.py      layer by layer: the order of interventions and what is removed
 """
 
 from edgeprune.causal.evaluation import Examiner, Shard, make_shards
+from edgeprune.causal.explain import explain
 from edgeprune.causal.fold import unfolded
 from edgeprune.causal.ordered import OrderedWalk
 from edgeprune.causal.program import Program, Values
@@ -27,6 +30,7 @@ __all__ = [
     "Values",
     "Walker",
     "aligned_step",
+    "explain",
     "make_judge",
     "make_shards",
     "unfolded",

@@ -2,12 +2,41 @@
 
 app.py        the Typer app: errors to one line and an exit code
 building.py   build
-reading.py    report, gate, explain: what a run folder holds
-machine.py    measure, targets, doctor: what this machine is and does
+reading.py    report: a finished run again
+explaining.py explain: which channels a network needs, and for which classes
+gating.py     gate: a run against budgets and a baseline
+measuring.py  measure, compare: any two files or runs
+pruning.py    prune: a prefix of a finished run, or the analysis alone
+sweeping.py   sweep: curves of several methods
+flags.py      flags that several commands share with build
+probing.py    targets probe: a profile from the machine itself
+machine.py    targets, doctor: what this machine is
 progress.py   bars on a terminal, lines in a log
 """
 
-from edgeprune.cli import building, machine, reading
+from edgeprune.cli import (
+    building,
+    explaining,
+    gating,
+    machine,
+    measuring,
+    probing,
+    pruning,
+    reading,
+    sweeping,
+)
 from edgeprune.cli.app import app, main
 
-__all__ = ["app", "building", "machine", "main", "reading"]
+__all__ = [
+    "app",
+    "building",
+    "explaining",
+    "gating",
+    "machine",
+    "main",
+    "measuring",
+    "probing",
+    "pruning",
+    "reading",
+    "sweeping",
+]

@@ -120,6 +120,12 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
         str | None,
         typer.Option(help="Of c-swap, in a layer: magnitude or random [magnitude].", rich_help_panel=SEARCH),
     ] = None,
+    price: Annotated[
+        str | None,
+        typer.Option(
+            help="Order by damage per: units, params, macs or both [units].", rich_help_panel=SEARCH
+        ),
+    ] = None,
     group_test: Annotated[
         int | None,
         typer.Option(help="Most units tested at once [64]; 1 as published.", rich_help_panel=SEARCH),

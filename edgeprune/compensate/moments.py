@@ -26,6 +26,8 @@ class Moments:
     """Shape (C,), float64."""
     covariance: Tensor
     """Shape (C, C), float64."""
+    rows: int
+    """Positions that they were taken from."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,7 +94,7 @@ class _Sums:
 
     def moments(self) -> Moments:
         mean = self.first / self.rows
-        return Moments(mean, self.second / self.rows - torch.outer(mean, mean))
+        return Moments(mean, self.second / self.rows - torch.outer(mean, mean), self.rows)
 
     def variance(self) -> Tensor:
         return (self.second / self.rows - (self.first / self.rows) ** 2).clamp_min(0)

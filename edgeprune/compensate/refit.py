@@ -278,6 +278,7 @@ def _factor(gram: Tensor, pull: Tensor) -> Tensor:
     """Cholesky factor of the Gram matrices with their ridge; more of it where rounding asks for that."""
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype)
     for _ in range(MOST_RIDGES):
+        factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(gram + pull[:, None, None] * identity)
         if not failed.any():
             return factor

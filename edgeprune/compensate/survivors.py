@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, fx
 
 from edgeprune.compensate.layers import Layer
-from edgeprune.compensate.moments import Measured
+from edgeprune.compensate.moments import Measured, Moments
+from edgeprune.compensate.shrinkage import oas
 from edgeprune.records import ChannelGroup
 
 Removed = Mapping[str, Sequence[int]]
@@ -82,12 +83,16 @@ class Survivors:
         for group in self.groups:
             self._readers[group.name], self._zeroed[group.name] = self._split(group)
         self._removed = {name: list(units) for name, units in self.gone.items()}
+        self._precision = self._precisions(wary=False)
+
+    def _precisions(self, *, wary: bool) -> dict[fx.Node, Tensor]:
+        """Ω of every tensor that a layer reads, from the moments and without the units removed so far."""
         dead: dict[fx.Node, list[Tensor]] = {}
         for name, units in self._removed.items():
             for reader in self._readers[name]:
                 dead.setdefault(reader.layer.source, []).append(reader.indices[list(units)].ravel())
-        self._precision = {
-            node: precision(moments.covariance, dead.get(node, []))
+        return {
+            node: precision(moments, dead.get(node, []), wary=wary)
             for node, moments in self.measured.sources.items()
         }
 
@@ -158,30 +163,38 @@ class Survivors:
             changed[layer.bias] = _like(self.weights[layer.bias].double() + shift, self.weights[layer.bias])
         return changed
 
-    def blocks(self, steps: Mapping[str, int]) -> list[Block]:
-        """All units that may leave, in the order of the damage that each block does per unit.
+    def blocks(self, steps: Mapping[str, int], prices: Mapping[str, float] | None = None) -> list[Block]:
+        """All units that may leave, in the order of the damage that each block does for what it saves.
 
         Args:
             steps: Group -> units by which its width may change; each block leaves a width of whole steps.
+            prices: Group -> what one unit less of it saves; None: every unit saves the same.
         """
+        known = self._precisions(wary=True)
         ordered = [
             (rank, number, block)
             for number, group in enumerate(self.groups)
-            for rank, block in _ranked(self._group_blocks(group, steps[group.name]))
+            for rank, block in _ranked(
+                self._group_blocks(group, steps[group.name], known), prices[group.name] if prices else 1.0
+            )
         ]
         return [block for _, _, block in sorted(ordered, key=lambda item: item[:2])]
 
-    def _group_blocks(self, group: ChannelGroup, step: int) -> Iterable[Block]:
+    def _group_blocks(
+        self, group: ChannelGroup, step: int, known: Mapping[fx.Node, Tensor]
+    ) -> Iterable[Block]:
         gone = set(self._removed.get(group.name, ()))
         left = [unit for unit in range(group.units) if unit not in gone]
-        order, damages = self._eliminate(group, left)
+        order, damages = self._eliminate(group, left, known)
         cuts = list(range(len(left) % step or step, len(left), step))  # at least one step stays
         for first, last in zip([0, *cuts], cuts, strict=False):
             yield Block(group=group.name, units=tuple(order[first:last]), damage=sum(damages[first:last]))
 
-    def _eliminate(self, group: ChannelGroup, left: Sequence[int]) -> tuple[list[int], list[float]]:
+    def _eliminate(
+        self, group: ChannelGroup, left: Sequence[int], known: Mapping[fx.Node, Tensor]
+    ) -> tuple[list[int], list[float]]:
         """Units in the order in which they can best be spared, each given that those before it have left."""
-        views = self._views(group, left)
+        views = self._views(group, left, known)
         if not views:
             return list(left), [float("inf")] * len(left)
         units = torch.tensor(list(left))
@@ -199,7 +212,9 @@ class Survivors:
             units = units[keep]
         return [*order, *units.tolist()], [*damages, *[float("inf")] * len(units)]
 
-    def _views(self, group: ChannelGroup, left: Sequence[int]) -> list[_View]:
+    def _views(
+        self, group: ChannelGroup, left: Sequence[int], known: Mapping[fx.Node, Tensor]
+    ) -> list[_View]:
         """One per tensor that the group's units are read from, all layers that read it together."""
         grams: dict[fx.Node, Tensor] = {}
         places: dict[fx.Node, Tensor] = {}
@@ -211,7 +226,7 @@ class Survivors:
             grams[layer.source] = grams[layer.source] + gram if layer.source in grams else gram
             places[layer.source] = mine
         return [
-            _View(gram, self._precision[node][places[node].ravel()][:, places[node].ravel()], len(left))
+            _View(gram, known[node][places[node].ravel()][:, places[node].ravel()], len(left))
             for node, gram in grams.items()
         ]
 
@@ -238,14 +253,19 @@ class _Map:
         return cls(leaving, shares, mean[leaving] - shares @ mean, _without_rows(rest, leaving))
 
 
-def precision(covariance: Tensor, dead: Sequence[Tensor]) -> Tensor:
-    """Inverse of the covariance of the living channels with a ridge; the identity for the dead ones."""
+def precision(moments: Moments, dead: Sequence[Tensor], *, wary: bool = False) -> Tensor:
+    """Inverse of the covariance of the living channels with a ridge; the identity for the dead ones.
+
+    `wary`: with the ridge that few images ask for, so that what they happen to explain counts for little.
+    """
+    covariance = moments.covariance
     alive = torch.ones(len(covariance), dtype=torch.bool)
     for channels in dead:
         alive[channels] = False
     places = alive.nonzero().ravel()
     inner = covariance[places][:, places]
-    ridge = RIDGE * float(inner.diagonal().mean().clamp_min(TINY)) if len(places) else 1.0
+    share = max(RIDGE, float(oas(inner, moments.rows))) if wary else RIDGE
+    ridge = share * float(inner.diagonal().mean().clamp_min(TINY)) if len(places) else 1.0
     inverse = torch.linalg.inv(inner + ridge * torch.eye(len(places), dtype=inner.dtype))
     result = torch.eye(len(covariance), dtype=covariance.dtype)
     result[places[:, None], places[None, :]] = inverse
@@ -301,11 +321,11 @@ class _View:
         return float(torch.linalg.solve(inner, lost).trace())
 
 
-def _ranked(blocks: Iterable[Block]) -> Iterable[tuple[float, Block]]:
-    """Blocks of one group with the damage per unit that orders them: never before the one they come after."""
+def _ranked(blocks: Iterable[Block], price: float) -> Iterable[tuple[float, Block]]:
+    """Blocks of one group with what orders them, damage for savings: never before those they come after."""
     most = 0.0
     for block in blocks:
-        most = max(most, block.damage / len(block.units))
+        most = max(most, block.damage / len(block.units) / max(price, TINY))
         yield most, block
 
 

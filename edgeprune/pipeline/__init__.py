@@ -6,10 +6,14 @@ deploying.py  one network -> the deployed file, parity at every hand-over
 digests.py    what a stage depends on
 inputs.py     configuration -> target and network
 building.py   all of it, in a run folder, with resume
+kept.py       what a run folder remembers: settings, walk
+prefix.py     a finished run's trajectory cut at any share
+explaining.py a finished run's units taken out one by one
 """
 
-from edgeprune.pipeline.building import Build, Silence, Watcher, build
+from edgeprune.pipeline.building import Build, build
 from edgeprune.pipeline.options import PruneOptions
 from edgeprune.pipeline.saving import PrunedModel, load, prune
+from edgeprune.pipeline.watching import Silence, Watcher
 
 __all__ = ["Build", "PruneOptions", "PrunedModel", "Silence", "Watcher", "build", "load", "prune"]

@@ -6,11 +6,11 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from safetensors.torch import load_file, save
@@ -23,9 +23,11 @@ from edgeprune.errors import JournalError
 from edgeprune.pipeline.deploying import deploy
 from edgeprune.pipeline.digests import digest, images_digest, network_digest
 from edgeprune.pipeline.inputs import Inputs, data_source
-from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions
+from edgeprune.pipeline.kept import keep_settings
+from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions, asked_options
 from edgeprune.pipeline.pruning import Analysed, Found, analyse, find_units, run
 from edgeprune.pipeline.saving import PrunedModel, make_pruned
+from edgeprune.pipeline.watching import Silence, Watcher
 from edgeprune.records import (
     Accuracy,
     Budget,
@@ -54,23 +56,6 @@ LIBRARIES = ("edgeprune", *WALK_LIBRARIES, "onnx", "onnxscript", "onnxsim")
 Record = TypeVar("Record")
 
 
-class Watcher(Protocol):
-    """Sees a build go by."""
-
-    def stage(self, name: str, *, reused: bool, seconds: float) -> None:
-        """A stage is done."""
-
-    def progress(self, name: str, done: int, total: int, detail: str) -> None:
-        """A stage is under way."""
-
-
-class Silence:
-    """A watcher that says nothing."""
-
-    def stage(self, name: str, *, reused: bool, seconds: float) -> None: ...
-    def progress(self, name: str, done: int, total: int, detail: str) -> None: ...
-
-
 def build(config: BuildConfig, *, watcher: Watcher | None = None) -> Report:
     """Build, measure and report; resumes in `config.out` what an earlier build left there.
 
@@ -83,6 +68,7 @@ def build(config: BuildConfig, *, watcher: Watcher | None = None) -> Report:
     """
     inputs = Inputs.load(config)
     with RunFolder.open(config.out) as folder:
+        keep_settings(config, folder.path)
         build = Build(inputs, folder, watcher or Silence())
         with build.opened:
             return build.report()
@@ -168,7 +154,7 @@ class Build:
         inputs = {
             "model": self.model_digest,
             "data": images_digest(self.data, Split.CALIBRATION, Split.VALIDATION),
-            "settings": digest(self.walk_settings),
+            "settings": digest(asdict(self.options)),
             "libraries": digest({name: version(name) for name in WALK_LIBRARIES}),
         }
         journal = self.folder.journal("walk", Step, inputs)
@@ -197,42 +183,12 @@ class Build:
             detail = f"{param_ratio:.1%} of parameters removed, worst z {step.worst_z:+.2f}"
             self.watcher.progress("walk", settled, units, detail)
 
-        return find_units(
-            self.analysed, self.images, self.options, Journey(recorded=recorded, on_step=on_step)
-        )
-
-    @property
-    def options(self) -> PruneOptions:
-        drop = self.config.max_accuracy_drop
-        return PruneOptions(
-            method=self.config.method,
-            compensate=self.config.compensate,
-            bn_reestimate=self.config.bn_reestimate,
-            allocation=self.config.allocation,
-            seed=self.config.seed,
-            alpha=self.config.alpha,
-            group_test=self.config.group_test,
-            early_exit=self.config.early_exit,
-            align=self.target.align,
-            max_param_ratio=self.config.max_param_ratio,
-            max_accuracy_drop=None if drop is None else drop / 100,
-        )
+        journey = Journey(recorded=recorded, on_step=on_step)
+        return find_units(self.analysed, self.images, self.options, journey)
 
     @cached_property
-    def walk_settings(self) -> dict[str, object]:
-        names = (
-            "method",
-            "compensate",
-            "bn_reestimate",
-            "allocation",
-            "seed",
-            "alpha",
-            "group_test",
-            "early_exit",
-            "max_param_ratio",
-            "max_accuracy_drop",
-        )
-        return {**{name: getattr(self.config, name) for name in names}, "align": self.target.align}
+    def options(self) -> PruneOptions:
+        return asked_options(self.config, align=self.target.align)
 
     @cached_property
     def model_digest(self) -> str:

@@ -92,7 +92,9 @@ class _Passes:
         scout = study.examiner(LENIENCE * factor)
         measured = study.measure(network.weights)
         survivors = study.survivors(network.weights, measured, network.removed)
-        blocks = survivors.blocks({group.name: study.step(group) for group in study.groups})
+        blocks = survivors.blocks(
+            {g.name: study.step(g) for g in study.groups}, study.prices(network.removed)
+        )
         steps, reached = causal.OrderedWalk(
             network=survivors,
             blocks=blocks,

@@ -32,7 +32,10 @@ class Inputs:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         profile = target.load(config.target, folders=(Path("targets"), data_folder("targets")))
         chosen = replace(
-            profile, threads=config.threads or profile.threads, align=config.align or profile.align
+            profile,
+            threads=config.threads or profile.threads,
+            align=config.align or profile.align,
+            host=profile.host if config.host is None else config.host,
         )
         loaded = zoo.load(config.model, weights=config.weights)
         if config.data is None and config.model != EXAMPLE:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
+from edgeprune.config import BuildConfig
 from edgeprune.records import Floats, Ints, Step
 
 Compensation = Literal["none", "mean", "affine"]
 Allocation = Literal["global", "uniform"]
+Price = Literal["units", "params", "macs", "both"]
+Test = Literal["welch", "paired"]
+Combine = Literal["any-class", "pooled"]
+Reference = Literal["dense", "current"]
+Order = Literal["magnitude", "random"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,9 +48,20 @@ class PruneOptions:
     """Re-estimate BatchNorm statistics at the end (affine compensation does so anyway)."""
     allocation: Allocation = "global"
     """Of a criterion: one order over all layers, or the same share of every group."""
+    price: Price = "units"
+    """Of c-swap-c: what the damage of a unit is divided by for the order of removal."""
     seed: int = 0
+    """Of what is random: some criteria, and the order `random`."""
     alpha: float = 0.05
     """Level of the causal test."""
+    test: Test = "welch"
+    """Two samples, or (paired) the differences image by image."""
+    combine: Combine = "any-class"
+    """Each class on its own, or (pooled) all images in one test: the poster's general inference."""
+    reference: Reference = "dense"
+    """Of c-swap: what an intervention is compared with."""
+    order: Order = "magnitude"
+    """Of c-swap: of units within a layer."""
     group_test: int = 64
     """Most units tested at once; 1 is the published walk."""
     early_exit: bool = True
@@ -77,3 +94,13 @@ class Journey:
     on_step: Callable[[Step, int, int, float], None] = lambda step, settled, units, param_ratio: None
     on_progress: Callable[[int, int], None] = lambda done, total: None
     """Of a criterion: what is done, and of how much."""
+
+
+def asked_options(config: BuildConfig, *, align: int) -> PruneOptions:
+    """The options of an analysis as the user's settings give them."""
+    drop = config.max_accuracy_drop
+    names = {field.name for field in fields(PruneOptions)} & set(BuildConfig.model_fields)
+    given = {name: getattr(config, name) for name in sorted(names)}
+    return PruneOptions(
+        **{**given, "align": align, "max_accuracy_drop": None if drop is None else drop / 100}
+    )

@@ -1,4 +1,4 @@
-"""C-SWAP as published: layer by layer, ascending magnitude, plain removal (METHODS §1).
+"""C-SWAP as published: layer by layer, ascending magnitude, plain removal (METHODS §1), and its ablations.
 
 Where a limit on parameters or accuracy asks for more than the natural end, further passes over all layers
 follow, each of which lets the scores fall further; the trajectory names the factor.
@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from torch import Tensor
 
 from edgeprune import causal, criteria, tasks
+from edgeprune.pipeline.options import Order
 from edgeprune.pipeline.study import Study, Walked
 from edgeprune.records import ChannelGroup, Pass, Step
 
@@ -84,7 +86,10 @@ class _Published:
             judge=study.judge.relaxed(factor),
             order=self._order,
             rules=causal.Rules(
-                group_test=options.group_test, early_exit=options.early_exit, align=options.align
+                group_test=options.group_test,
+                early_exit=options.early_exit,
+                align=options.align,
+                reference=options.reference,
             ),
             within=study.ledger.within(options.max_param_ratio),
             accepts=lambda: study.accepts(replay.weights),
@@ -108,7 +113,27 @@ class _Published:
         return tasks.true_class_scores(outputs, self.study.labels[shard.images])
 
     def _order(self, group: ChannelGroup) -> list[int]:
-        """Units of a group that are still there, the weakest first."""
+        """Units of a group that are still there, in the order of testing."""
         gone = set(self.replay.removed.get(group.name, ()))
-        ranks = np.argsort(criteria.magnitude(group, self.parameters), kind="stable")
-        return [int(unit) for unit in ranks if int(unit) not in gone]
+        options = self.study.options
+        order = unit_order(group, self.parameters, order=options.order, seed=options.seed)
+        return [unit for unit in order if unit not in gone]
+
+
+def unit_order(
+    group: ChannelGroup, parameters: Mapping[str, Tensor], *, order: Order = "magnitude", seed: int = 0
+) -> list[int]:
+    """All units of a group, in the order in which the walk tests them.
+
+    Args:
+        group: The group.
+        parameters: The dense network's, by name.
+        order: `magnitude` (ascending), or `random`.
+        seed: Of `random`; each group has an order of its own.
+    """
+    match order:
+        case "magnitude":
+            return [int(u) for u in np.argsort(criteria.magnitude(group, parameters), kind="stable")]
+        case "random":
+            generator = np.random.default_rng([seed, *group.name.encode()])
+            return [int(u) for u in generator.permutation(group.units)]

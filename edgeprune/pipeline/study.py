@@ -64,6 +64,8 @@ class Study:
             self.images.names,
             alpha=self.options.alpha,
             pooled=self.options.method == "c-swap-c",
+            test=self.options.test,
+            combine=self.options.combine,
         )
         self.groups = self.coupling.groups
         self.shards = causal.make_shards(self.judge)
@@ -129,6 +131,20 @@ class Study:
 
     def refit(self, weights: Weights, removed: Removed) -> compensate.Refit:
         return compensate.refit(self.subject, weights, removed)
+
+    def prices(self, removed: Removed) -> dict[str, float] | None:
+        """What one unit less of each group saves, as the options count."""
+        if self.options.price == "units":
+            return None
+        now = self.ledger.ratios(removed)
+        prices = {}
+        for group in self.groups:
+            gone = removed.get(group.name, ())
+            unit = next((u for u in range(group.units) if u not in gone), 0)
+            after = self.ledger.ratios({**removed, group.name: (*gone, unit)})
+            saved = [b - a for a, b in zip(now, after, strict=True)]
+            prices[group.name] = {"params": saved[0], "macs": saved[1]}.get(self.options.price, sum(saved))
+        return prices
 
     def survivors(
         self, weights: Weights, measured: compensate.Measured, gone: Removed

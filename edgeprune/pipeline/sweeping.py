@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -15,12 +15,13 @@ from edgeprune import tasks
 from edgeprune.config import METHODS, BuildConfig
 from edgeprune.errors import ConfigError
 from edgeprune.pipeline import compensated, published, ranked
-from edgeprune.pipeline.building import Build, Silence, Watcher
+from edgeprune.pipeline.building import Build
 from edgeprune.pipeline.digests import digest, images_digest
 from edgeprune.pipeline.inputs import Inputs
 from edgeprune.pipeline.options import Images, Labelled, PruneOptions
 from edgeprune.pipeline.pruning import Analysed, make_study
 from edgeprune.pipeline.study import Study
+from edgeprune.pipeline.watching import Silence, Watcher
 from edgeprune.records import Curve, CurvePoint, Split, Step
 from edgeprune.runfolder import RunFolder
 
@@ -156,7 +157,7 @@ def sweep(
         digests = {
             "model": build.model_digest,
             "data": images_digest(build.data, *Split),
-            "settings": digest({**build.walk_settings, "ratios": list(ratios)}),
+            "settings": digest({**asdict(build.options), "ratios": list(ratios)}),
         }
 
         def make(method: Method) -> Curve:

@@ -6,8 +6,8 @@ import re
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from edgeprune.records import Outcome, Report
-from edgeprune.report import facts, figures, plots
+from edgeprune.records import Finding, Outcome, Report
+from edgeprune.report import facts, figures, interventions, plots
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -23,6 +23,8 @@ def render(report: Report) -> str:
     rows = figures.summary_rows(report)
     groups = facts.group_widths(report)
     walk = facts.walk(report)
+    units = interventions.units(report)
+    vetoes = interventions.vetoes(report, units)
     lead, colon, sentence = report.verdict.sentence.partition(":")
     return _template().render(
         report=report,
@@ -33,6 +35,10 @@ def render(report: Report) -> str:
         rows=rows,
         groups=groups,
         columns=plots.widths(groups),
+        layers=interventions.layers(report, vetoes),
+        vetoes=vetoes,
+        heat=plots.heat(vetoes, interventions.MOST_CLASSES),
+        detrimental=[unit for unit in units if unit.finding is Finding.DETRIMENTAL],
         walk=walk,
         walk_plot=plots.walk(report.trajectory, walk.units),
         classes=facts.class_changes(report),
@@ -45,13 +51,15 @@ def render(report: Report) -> str:
 def _details(report: Report) -> list[str]:
     """Return one line for each headline figure: how sure it is, and what it rests on."""
     accuracy, latency = report.accuracy["pruned"], report.measurement.latency["pruned"]
-    memory, artifact = report.measurement.memory["pruned"], report.artifacts["pruned"]
+    memory, artifact = report.measurement.memory.get("pruned"), report.artifacts["pruned"]
     accuracy_span = figures.span(accuracy.top1, figures.percent)
     latency_span = figures.span(latency.p50_ms, figures.milliseconds)
     return [
         f"95 % CI {accuracy_span}, {figures.how_many(accuracy.images, 'image')}",
         f"95 % CI {latency_span}, {figures.how_many(latency.runs, 'run')}",
-        f"whole process; {figures.size(memory.growth_bytes)} above the bare runtime",
+        f"whole process; {figures.size(memory.growth_bytes)} above the bare runtime"
+        if memory
+        else "this system does not tell it",
         f"{figures.amount(artifact.params)} parameters, {figures.amount(artifact.macs)} multiply-adds",
     ]
 

@@ -12,6 +12,7 @@ from statistics import NormalDist
 
 from edgeprune.records import Trajectory
 from edgeprune.report.facts import GroupWidth, removed_so_far, thin
+from edgeprune.report.interventions import Vetoes
 
 WIDTH = 1000
 HEIGHT = 300
@@ -45,6 +46,27 @@ class Column:
     width: float
     bars: tuple[Bar, ...]
     kept_y: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One class and one group of a heat map, in box coordinates; `strength` is in (0, 1]."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    strength: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heat:
+    """Classes from the top, groups from the left; where nothing is drawn is nothing."""
+
+    classes: tuple[str, ...]
+    left_out: int
+    """Classes with fewer than those shown."""
+    cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +110,32 @@ def _column(group: GroupWidth, x: float, width: float) -> Column:
         bars=tuple(bar for bar in bars if bar.height),
         kept_y=_round(HEIGHT - group.after * unit_height),
     )
+
+
+def heat(vetoes: Vetoes, most: int) -> Heat | None:
+    """Draw how many units of each group each class vetoed; None where no class vetoed any."""
+    rows = vetoes.counts[:most]
+    if not rows:
+        return None
+    pitch, height = WIDTH / len(vetoes.groups), HEIGHT / len(rows)
+    cells = [
+        Cell(
+            x=_round(column * pitch),
+            y=_round(row * height),
+            width=_round(pitch * 0.94),
+            height=_round(height * 0.9),
+            strength=_shade(count / vetoes.largest),
+        )
+        for row, counts in enumerate(rows)
+        for column, count in enumerate(counts)
+        if count
+    ]
+    return Heat(classes=vetoes.classes[:most], left_out=len(vetoes.counts) - len(rows), cells=tuple(cells))
+
+
+def _shade(share: float) -> float:
+    """The weakest must still be seen."""
+    return round(0.15 + 0.85 * share, 2)
 
 
 def walk(trajectory: Trajectory, units: int) -> WalkPlot | None:

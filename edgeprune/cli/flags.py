@@ -1,0 +1,45 @@
+"""Flags that several commands share with `build`: network, images, target, and how they become settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edgeprune.config import BuildConfig
+
+INPUT, SEARCH, OUTPUT = "Network, images, target", "Analysis", "Output"
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Settings file; flags win over it.", rich_help_panel=INPUT),
+]
+Model = Annotated[str | None, typer.Option(help="As of `build`.", rich_help_panel=INPUT)]
+Weights = Annotated[str | None, typer.Option(help="As of `build`.", rich_help_panel=INPUT)]
+Data = Annotated[str | None, typer.Option(help="As of `build`.", rich_help_panel=INPUT)]
+Target = Annotated[
+    str | None, typer.Option(help="Whose width step is kept [openvino].", rich_help_panel=INPUT)
+]
+SamplesPerClass = Annotated[
+    int | None, typer.Option(help="Calibration images per class.", rich_help_panel=SEARCH)
+]
+Alpha = Annotated[float | None, typer.Option(help="Level of the causal test [0.05].", rich_help_panel=SEARCH)]
+Align = Annotated[
+    int | None, typer.Option(help="Widths are multiples of this [the target's].", rich_help_panel=SEARCH)
+]
+Seed = Annotated[int | None, typer.Option(help="Another seed, other splits [0].", rich_help_panel=SEARCH)]
+Allocation = Annotated[
+    str | None,
+    typer.Option(help="Of a criterion: global or uniform over layers [global].", rich_help_panel=SEARCH),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.", rich_help_panel=OUTPUT)]
+
+
+def settings(flags: Mapping[str, object], config: Path | None) -> BuildConfig:
+    """Flags and the settings file, as `build` reads them."""
+    from edgeprune.config import make_config
+
+    return make_config(flags, file=config)

@@ -1,0 +1,136 @@
+"""`edgeprune sweep`: curves of several methods on the same units and images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from edgeprune.cli import flags
+from edgeprune.cli.app import Settings, app, guarded
+from edgeprune.cli.building import numbers
+from edgeprune.cli.progress import watching
+from edgeprune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edgeprune.records import Curve
+
+METHODS = "c-swap-c,c-swap,taylor+affine,magnitude-l2+affine"
+RATIOS = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95"
+
+
+@app.command()
+@guarded
+def sweep(  # noqa: PLR0913, PLR0917  # one argument for each flag
+    config: flags.ConfigFile = None,
+    model: flags.Model = None,
+    weights: flags.Weights = None,
+    data: flags.Data = None,
+    target: flags.Target = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Run folder; a second sweep reuses the curves that hold.", rich_help_panel=flags.OUTPUT
+        ),
+    ] = Path("edgeprune-sweep"),
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Names as of `build --method`, with +none, +mean, +affine or +bn.",
+            rich_help_panel=flags.SEARCH,
+        ),
+    ] = METHODS,
+    ratios: Annotated[
+        str, typer.Option(help="Shares of the parameters to remove.", rich_help_panel=flags.SEARCH)
+    ] = RATIOS,
+    samples_per_class: flags.SamplesPerClass = None,
+    alpha: flags.Alpha = None,
+    align: flags.Align = None,
+    allocation: flags.Allocation = None,
+    seed: flags.Seed = None,
+    as_json: flags.AsJson = False,
+) -> None:
+    """Accuracy over the parameters and multiply-adds removed, one curve a method, and its SAUCE.
+
+    [dim]edgeprune sweep --methods c-swap-c,taylor+affine,magnitude-l2+bn --ratios 0.2,0.4,0.6[/dim]
+    """
+    given: dict[str, object] = {
+        name: value
+        for name, value in locals().items()
+        if name not in ("config", "methods", "ratios", "as_json")
+    }
+    asked = read_ratios(ratios)
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"--methods {methods}: name each method once, with commas between them.")
+    settings = flags.settings(given, config)
+    with watching(quiet=Settings.quiet or as_json) as watcher:
+        from edgeprune import sweep as run_sweep
+
+        curves = run_sweep(settings, names, asked, watcher=watcher)
+    content = json.dumps({"curves": [as_record(curve) for curve in curves]}, indent=1)
+    from edgeprune.report import write_text
+    from edgeprune.report.charts import draw_curves
+
+    write_text(out / "sweep.json", content + "\n")
+    files = [out / "sweep.json", *draw_curves(curves, out)]
+    if as_json:
+        typer.echo(content)
+    else:
+        show(curves, files)
+
+
+def read_ratios(text: str) -> tuple[float, ...]:
+    """`0.2,0.4` -> (0.2, 0.4), ascending."""
+    found = sorted(set(numbers(text) or ()))
+    if not found or not all(0 < ratio < 1 for ratio in found):
+        raise ConfigError(f"--ratios {text}: give shares above 0 and below 1, like 0.2,0.4,0.6.")
+    return tuple(found)
+
+
+def as_record(curve: Curve) -> dict[str, object]:
+    """A curve in numbers; which images were right stays in the run folder's stages."""
+    dense = sum(curve.dense) / len(curve.dense)
+    return {
+        "method": curve.label,
+        "images": len(curve.dense),
+        "dense_accuracy": dense,
+        "sauce": {name: getattr(curve.sauce, name) for name in ("value", "low", "high")},
+        "sauce_relative": {name: getattr(curve.sauce, name) / dense for name in ("value", "low", "high")}
+        if dense
+        else None,
+        "points": [
+            {
+                "asked": point.asked,
+                "param_ratio": point.param_ratio,
+                "mac_ratio": point.mac_ratio,
+                "accuracy": point.accuracy,
+            }
+            for point in curve.points
+        ],
+    }
+
+
+def show(curves: Sequence[Curve], files: Sequence[Path]) -> None:
+    """The table, best method first, and where the files lie."""
+    console = Console()
+    table = Table("method", "SAUCE", "95 % CI", "/ dense accuracy", "dense", "accuracy at")
+    for curve in sorted(curves, key=lambda curve: -curve.sauce.value):
+        dense, area = sum(curve.dense) / len(curve.dense), curve.sauce
+        table.add_row(
+            escape(curve.label),
+            f"{area.value:.4f}",
+            f"{area.low:.4f} to {area.high:.4f}",
+            f"{area.value / dense:.4f}" if dense else "-",
+            f"{dense:.2%}",
+            "  ".join(f"{point.param_ratio:.2f}: {point.accuracy:.1%}" for point in curve.points),
+        )
+    console.print(table)
+    for file in files:
+        console.print(f"wrote {escape(str(file))}", soft_wrap=True, highlight=False)

@@ -1,0 +1,100 @@
+"""What a run folder remembers for later commands: the settings it was built with, and its walk."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeprune.config import BuildConfig, make_config
+from edgeprune.errors import RunFolderError
+from edgeprune.pipeline.digests import digest, images_digest
+from edgeprune.pipeline.inputs import TORCHVISION
+from edgeprune.records import Pruning, Split
+from edgeprune.runfolder import read_stage, write_atomically
+
+if TYPE_CHECKING:
+    from edgeprune.pipeline.building import Build  # which writes what is kept here
+
+SETTINGS = "settings.json"
+WALK = "walk"
+FORGOTTEN = {"out", "host", "max_latency", "max_memory", "max_size", "budgets"}
+"""Where the folder lies may change; budgets and devices are for measuring and judging."""
+WHAT = {"model": "the network or its weights", "data": "the images", "settings": "the analysis settings"}
+
+
+def keep_settings(config: BuildConfig, folder: Path) -> None:
+    """Write what a build was told, with whole paths, for `prune RUN` and `explain RUN --per-class`."""
+    found = config.model_dump(mode="json", exclude=FORGOTTEN, exclude_none=True)
+    whole = {name: _whole(name, value) if isinstance(value, str) else value for name, value in found.items()}
+    write_atomically(folder / SETTINGS, json.dumps(whole, indent=1).encode())
+
+
+def kept_config(run: Path, flags: Mapping[str, object], *, file: Path | None = None) -> BuildConfig:
+    """The configuration of a finished run: what it remembers, or a settings file; flags win.
+
+    Raises:
+        RunFolderError: nothing was built there.
+        ConfigError: a flag is wrong.
+    """
+    place = run / SETTINGS
+    if file is None and not place.is_file() and not any(value is not None for value in flags.values()):
+        raise RunFolderError(
+            f"{run}: holds no {SETTINGS}; run `edgeprune build --out {run}` with the same flags again "
+            "(stages that hold are reused), or give them here."
+        )
+    kept: dict[str, object] = {}
+    if file is None and place.is_file():
+        try:
+            kept = json.loads(place.read_bytes())
+        except (OSError, ValueError) as err:
+            raise RunFolderError(f"{place}: cannot be read ({err}); run `edgeprune build` again.") from err
+    given = {name: value for name, value in flags.items() if value is not None}
+    return make_config({**kept, **given, "out": str(run)}, file=file)
+
+
+def recorded_walk(build: Build) -> Pruning:
+    """What the walk of a run found, made sure to be of these inputs.
+
+    Raises:
+        RunFolderError: there is none, or it is of another network, other images or settings.
+    """
+    folder = build.folder.path
+    pruning, inputs = read_stage(folder, WALK, Pruning)
+    now = walk_inputs(build)
+    changed = [what for name, what in WHAT.items() if inputs.get(name) != now[name]]
+    if changed:
+        raise RunFolderError(
+            f"{folder}: {' and '.join(changed)} changed since its walk; "
+            f"run `edgeprune build --out {folder}` again, or give what it was built with."
+        )
+    return pruning
+
+
+def walk_inputs(build: Build) -> dict[str, str]:
+    """Digests of what a walk depends on, but for the libraries' versions."""
+    return {
+        "model": build.model_digest,
+        "data": images_digest(build.data, Split.CALIBRATION, Split.VALIDATION),
+        "settings": digest(asdict(build.options)),
+    }
+
+
+def check_walked(run: Path) -> None:
+    """Raise where no walk was finished: opening the folder would make one."""
+    if not (run / "stages" / f"{WALK}.json").is_file():
+        raise RunFolderError(f"{run}: no finished run; make one with `edgeprune build --out {run}`.")
+
+
+def _whole(name: str, text: str) -> str:
+    """A path that is there, from the root; names stay names."""
+    if found := re.fullmatch(r"(python:)(.+\.py)(:.+)", text):
+        return f"{found[1]}{Path(found[2]).resolve()}{found[3]}"
+    if text.startswith(TORCHVISION) and text.count(":") > 1:
+        kind, data, root = text.split(":", 2)
+        return f"{kind}:{data}:{Path(root).resolve()}"
+    path = Path(text)
+    return str(path.resolve()) if path.is_file() or (name == "data" and path.is_dir()) else text

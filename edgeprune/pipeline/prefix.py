@@ -1,0 +1,126 @@
+"""A finished run's trajectory, cut at any share of the parameters: a smaller network without another walk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from edgeprune.config import BuildConfig
+from edgeprune.errors import ConfigError
+from edgeprune.pipeline import ranked
+from edgeprune.pipeline.building import Build
+from edgeprune.pipeline.inputs import Inputs
+from edgeprune.pipeline.kept import check_walked, keep_settings, recorded_walk
+from edgeprune.pipeline.pruning import Found, make_study, make_trajectory, width
+from edgeprune.pipeline.saving import PrunedModel, make_pruned
+from edgeprune.pipeline.study import Study, Walked
+from edgeprune.pipeline.sweeping import taken
+from edgeprune.pipeline.watching import Silence, Watcher
+from edgeprune.records import Pruning
+from edgeprune.runfolder import RunFolder
+
+Removed = dict[str, tuple[int, ...]]
+SLACK = 1e-9
+
+
+def prune_run(config: BuildConfig, param_ratio: float, *, watcher: Watcher | None = None) -> PrunedModel:
+    """Cut out as much of the trajectory in `config.out` as stays within a share of the parameters.
+
+    Units go in the order of the walk; widths stay whole steps; survivors are compensated and refitted as the
+    method of the run says. The trajectory of the result says how each class stands after that.
+
+    Args:
+        config: Of the run: `kept_config` reads it from the folder.
+        param_ratio: Share of the parameters to remove at most, in (0, 1].
+        watcher: Sees the progress.
+
+    Raises:
+        ConfigError: the run's walk ended before this share.
+        RunFolderError: there is no walk there, or it is of other inputs.
+    """
+    check_walked(config.out)
+    watcher = watcher or Silence()
+    inputs = Inputs.load(config)
+    with RunFolder.open(config.out) as folder:
+        build = Build(inputs, folder, watcher)
+        record = recorded_walk(build)
+        _check_reached(record, param_ratio, config)
+        study = make_study(build.analysed, build.images, build.options)
+        pieces = _pieces(study, build, record)
+        removed = within(study, [(p.group, unit) for p in pieces for unit in p.units], param_ratio)
+        found = _found(
+            study, record, removed, f"cut out of the trajectory at {param_ratio:g} of the parameters"
+        )
+        return make_pruned(build.analysed, found)
+
+
+def _check_reached(record: Pruning, ratio: float, config: BuildConfig) -> None:
+    """Raise where the walk might have gone on and was not asked to."""
+    end = record.plan.param_ratio
+    if not record.trajectory.steps or ratio <= end + SLACK:
+        return  # a criterion's order has no end
+    if config.max_param_ratio is not None and ratio <= config.max_param_ratio + SLACK:
+        return  # the walk went as near to it as whole steps of the width allow, or as its other limits do
+    raise ConfigError(
+        f"--param-ratio {ratio:g}: the trajectory in {config.out} ends at {end:.4f} of the parameters; "
+        f"for more, walk further: `edgeprune build --out {config.out} --max-param-ratio {ratio:g}`."
+    )
+
+
+def _pieces(study: Study, build: Build, record: Pruning) -> list[ranked.Piece]:
+    if record.trajectory.steps:
+        return taken(record.trajectory.steps)
+    if study.options.method in ("c-swap", "c-swap-c"):
+        return []
+    name = build.options.method
+    worth = ranked.scores(
+        study, build.analysed.module, lambda done, total: build.watcher.progress(name, done, total, "")
+    )
+    return ranked.rank(study, worth)
+
+
+def within(study: Study, order: Sequence[tuple[str, int]], ratio: float) -> Removed:
+    """The units of the longest prefix, in whole steps of widths, within a share of the parameters."""
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if study.ledger.param_ratio(whole_steps(study, order[:middle])) <= ratio + SLACK:
+            low = middle
+        else:
+            high = middle - 1
+    return whole_steps(study, order[:low])
+
+
+def whole_steps(study: Study, order: Sequence[tuple[str, int]]) -> Removed:
+    """Group -> units, without those last in a group that would leave a width between two steps."""
+    taken_units: dict[str, list[int]] = {}
+    for name, unit in order:
+        taken_units.setdefault(name, []).append(unit)
+    removed = {}
+    for group in study.groups:
+        units, step = taken_units.get(group.name, []), study.step(group)
+        kept = -(-(group.units - len(units)) // step) * step
+        removed[group.name] = tuple(sorted(units[: max(0, group.units - kept)]))
+    return {name: units for name, units in removed.items() if units}
+
+
+def _found(study: Study, record: Pruning, removed: Mapping[str, tuple[int, ...]], why: str) -> Found:
+    weights, fit = study.compensated(removed)
+    nothing = "No channel was removed: the share is below one whole step of any width."
+    walked = Walked(steps=[], stopped=why, removed=dict(removed), weights=weights, fit=fit)
+    pruning = Pruning(
+        trajectory=make_trajectory(study, walked, study.all_scores(weights)),
+        plan=study.ledger.plan(dict(removed)),
+        widths=tuple(width(group, removed) for group in study.groups),
+        findings=record.findings,
+        frozen=record.frozen,
+        notes=() if removed else (nothing,),
+    )
+    return Found(pruning, study.network_weights(walked))
+
+
+def analyse_only(config: BuildConfig, *, watcher: Watcher | None = None) -> PrunedModel:
+    """The analysis and surgery of a build in `config.out`, resumable, without export and measurement."""
+    inputs = Inputs.load(config)
+    with RunFolder.open(config.out) as folder:
+        keep_settings(config, folder.path)
+        return Build(inputs, folder, watcher or Silence()).pruned

@@ -1,0 +1,137 @@
+"""`edgeprune sweep`: the table, the files, and that a second sweep reuses what holds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_cli import edgeprune
+from tiny_builds import Place, settle
+
+import edgeprune as package
+from edgeprune.errors import RunFolderError
+from edgeprune.records import Curve, CurvePoint, Interval
+from edgeprune.report.charts import draw_curves
+
+WORDS = ("--methods", "magnitude-l2,c-swap-c", "--ratios", "0.5,0.2")
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A place with a finished sweep."""
+    place = settle(tmp_path_factory.mktemp("swept"))
+    found = edgeprune("sweep", *flags(place), *WORDS)
+    assert found.exit_code == 0, found.stderr
+    (place.folder / "stdout").write_text(found.stdout)
+    (place.folder / "stderr").write_text(found.stderr)
+    yield place
+
+
+def flags(place: Place) -> list[str]:
+    return place.flags(processes=None)
+
+
+@pytest.mark.slow
+def test_the_table_has_both_normalisations_and_the_files_are_named(swept: Place) -> None:
+    said = (swept.folder / "stdout").read_text()
+    record = json.loads((swept.out / "sweep.json").read_text())
+    for curve in record["curves"]:
+        assert f"{curve['sauce']['value']:.4f}" in said
+        assert curve["sauce"]["low"] - 1e-9 <= curve["sauce"]["value"] <= curve["sauce"]["high"] + 1e-9
+        expected = curve["sauce"]["value"] / curve["dense_accuracy"]
+        assert curve["sauce_relative"]["value"] == pytest.approx(expected)
+    files = [f"wrote {swept.out / f'sweep.{kind}'}" for kind in ("json", "png", "svg")]
+    assert said.splitlines()[-3:] == files
+    assert (swept.out / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (swept.out / "sweep.svg").read_text()
+    stages = [line.partition(":")[0] for line in (swept.folder / "stderr").read_text().splitlines()]
+    assert stages == ["sweep-magnitude-l2", "sweep-c-swap-c"]
+
+
+@pytest.mark.slow
+def test_sauce_is_the_area_under_the_points(swept: Place) -> None:
+    for curve in json.loads((swept.out / "sweep.json").read_text())["curves"]:
+        assert [point["asked"] for point in curve["points"]] == [0.2, 0.5]
+        shares = [0.0, *(point["param_ratio"] for point in curve["points"])]
+        heights = [curve["dense_accuracy"], *(point["accuracy"] for point in curve["points"])]
+        assert curve["sauce"]["value"] == pytest.approx(np.trapezoid(heights, shares) / 0.95)
+
+
+@pytest.mark.slow
+def test_a_second_sweep_reuses_the_curves_and_says_the_same_as_json(swept: Place) -> None:
+    before = {kind: (swept.out / f"sweep.{kind}").read_bytes() for kind in ("json", "svg")}
+    again = edgeprune("sweep", *flags(swept), *WORDS)
+    assert [line.endswith("unchanged, reused") for line in again.stderr.splitlines()] == [True, True]
+    found = edgeprune("sweep", *flags(swept), *WORDS, "--json")
+    assert json.loads(found.stdout) == json.loads(before["json"])
+    assert found.stderr == ""
+    assert {kind: (swept.out / f"sweep.{kind}").read_bytes() for kind in before} == before
+
+
+@pytest.mark.slow
+def test_python_gives_the_same_curves(swept: Place) -> None:
+    (curve,) = package.sweep(swept.config(), ["magnitude-l2"], [0.2, 0.5])
+    said = json.loads((swept.out / "sweep.json").read_text())["curves"][0]
+    assert (curve.label, curve.sauce.value) == (said["method"], said["sauce"]["value"])
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["--methods", "tailor+affine"], "did you mean taylor?"),
+        (["--methods", "taylor+afine"], "did you mean affine?"),
+        (["--methods", "lrp,lrp"], "name each method once"),
+        (["--methods", ","], "name each method once"),
+        (["--ratios", "0.2,1"], "give shares above 0 and below 1"),
+        (["--alpha", "0.7"], "--alpha = 0.7"),
+        (["--model", "torchvision:resnet19"], "did you mean resnet1"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_and_leaves_nothing(
+    words: list[str], wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = edgeprune("sweep", *words)
+    assert (found.exit_code, found.stdout, found.stderr.count("\n")) == (1, "", 1)
+    assert wanted in found.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_has_an_example() -> None:
+    assert "edgeprune sweep --methods" in edgeprune("sweep", "--help").stdout
+
+
+# --- the picture --------------------------------------------------------------------------------------
+
+
+def curve(label: str) -> Curve:
+    points = tuple(
+        CurvePoint(asked=r, param_ratio=r, mac_ratio=r / 2, correct=(True, False)) for r in (0.3, 0.6)
+    )
+    return Curve(label=label, dense=(True, True), points=points, sauce=Interval(value=0.5, low=0.4, high=0.6))
+
+
+@pytest.mark.slow
+def test_a_name_of_the_users_own_stays_text(tmp_path: Path) -> None:
+    paths = draw_curves([curve("python:a_$b_$.py:<score>"), curve("_lrp")], tmp_path / "new")
+    assert [path.name for path in paths] == ["sweep.png", "sweep.svg"]
+    assert "<score>" not in paths[1].read_text()
+
+
+@pytest.mark.slow
+def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        draw_curves([curve("lrp")], tmp_path / "file")
+
+
+@pytest.mark.slow
+def test_matplotlib_is_loaded_by_the_picture_alone() -> None:
+    code = "import sys, edgeprune.cli, edgeprune.report.charts; print('matplotlib' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.stdout == "False\n", found.stderr

@@ -1,13 +1,9 @@
-"""C-SWAP as METHODS.md states it, without any cleverness: the oracle of the walk.
-
-Every intervention runs the whole masked network on all images. The formulas are written again, with scipy.
-"""
+"""C-SWAP as METHODS.md states it, the whole network on all images every time: the oracle of the walk."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,14 +14,8 @@ from edgeprune.channels import Coupling, masked
 from edgeprune.records import ChannelGroup, Ints
 
 Removed = dict[str, tuple[int, ...]]
-
-
-class ReferenceStep(NamedTuple):
-    group: str
-    unit: int
-    finding: str
-    effect: float
-    z: tuple[float, ...]
+ReferenceStep = tuple[str, int, str, float, tuple[float, ...]]
+"""Group, unit, finding, effect, z of each class."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +26,30 @@ class Reference:
     images: Tensor
     labels: Ints
     alpha: float
+    paired: bool = False
+    pooled: bool = False
+    current: bool = False
 
     def scores(self, removed: Removed) -> np.ndarray:
         with torch.no_grad():
             probabilities = masked(self.coupling, removed)(self.images).softmax(1).double().numpy()
         return probabilities[np.arange(len(self.labels)), self.labels]
 
-    def z(self, removed: Removed) -> tuple[float, ...]:
-        dense, now = self.scores({}), self.scores(removed)
-        classes = [self.labels == k for k in np.unique(self.labels)]
-        return tuple(float(stats.ttest_ind(now[k], dense[k], equal_var=False).statistic) for k in classes)
+    def z(self, removed: Removed, before: Removed | None = None) -> tuple[float, ...]:
+        old, now = self.scores(before or {}), self.scores(removed)
+        images = [self.labels >= 0] if self.pooled else [self.labels == k for k in np.unique(self.labels)]
+        return tuple(self.statistic(now[chosen], old[chosen]) for chosen in images)
+
+    def statistic(self, now: np.ndarray, old: np.ndarray) -> float:
+        if not self.paired:
+            return float(stats.ttest_ind(now, old, equal_var=False).statistic)
+        change = np.where(abs(now - old) < 1e-6, 0.0, now - old)
+        return float(stats.ttest_1samp(change, 0).statistic) if change.any() else 0.0
 
     def quantiles(self) -> list[float]:
-        normal, counts = stats.norm.isf(self.alpha), [n for n in np.bincount(self.labels) if n]
-        return [float(normal if n >= 30 else stats.t.isf(self.alpha, 2 * n - 2)) for n in counts]
+        counts = [len(self.labels)] if self.pooled else [n for n in np.bincount(self.labels) if n]
+        free = [np.inf if n >= 30 else n - 1 if self.paired else 2 * n - 2 for n in counts]
+        return [float(stats.t.isf(self.alpha, f)) for f in free]
 
     def finding(self, z: Sequence[float]) -> str:
         signs = {int(np.sign(value)) for value, q in zip(z, self.quantiles(), strict=True) if abs(value) > q}
@@ -65,14 +65,14 @@ class Reference:
                 yield group
 
     def walk(self, order: Callable[[ChannelGroup], Sequence[int]]) -> tuple[list[ReferenceStep], Removed]:
-        dense, removed, steps = self.scores({}), Removed(), []
+        removed, steps = Removed(), []
         for group in self.groups():
             for unit in order(group):
-                gone = removed.get(group.name, ())
+                gone, before = removed.get(group.name, ()), removed if self.current else {}
                 if len(gone) == group.units - 1:
                     break
-                trial = {**removed, group.name: (*gone, unit)}
-                z, change = self.z(trial), (self.scores(trial) - dense) / np.maximum(dense, 1e-6)
-                steps.append(ReferenceStep(group.name, unit, self.finding(z), float(change.mean()), z))
-                removed = removed if steps[-1].finding == "critical" else trial
+                trial, old = {**removed, group.name: (*gone, unit)}, self.scores(before)
+                z, change = self.z(trial, before), (self.scores(trial) - old) / np.maximum(old, 1e-6)
+                steps.append((group.name, unit, self.finding(z), float(change.mean()), z))
+                removed = removed if self.finding(z) == "critical" else trial
         return steps, {name: tuple(sorted(units)) for name, units in removed.items()}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeprune.causal import Replay
+from edgeprune.causal.delta import Reader
 from edgeprune.causal.fold import NORM, folded
 from edgeprune.causal.program import Program
 from edgeprune.channels import couple, masked, trace
@@ -21,8 +22,8 @@ SHARDS = [slice(0, 7), slice(7, 8), slice(8, 30)]
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 
 
-def replay(c: Case) -> Replay:
-    return Replay(Program(c.graph), c.groups, c.images, SHARDS)
+def replay(c: Case, *, delta: bool = False) -> Replay:
+    return Replay(Program(c.graph), c.groups, c.images, SHARDS, delta=delta)
 
 
 def in_order(network: Replay, c: Case) -> list[ChannelGroup]:
@@ -43,12 +44,13 @@ def subsets(group: ChannelGroup) -> st.SearchStrategy[list[int]]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("delta", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())
 @settings(deadline=None, max_examples=10)
-def test_any_walk_gives_what_the_masked_network_gives(name: str, data: st.DataObject) -> None:
+def test_any_walk_gives_what_the_masked_network_gives(name: str, delta: bool, data: st.DataObject) -> None:
     c = case(name)
-    network, removed = replay(c), dict[str, tuple[int, ...]]()
+    network, removed = replay(c, delta=delta), dict[str, tuple[int, ...]]()
     for group in in_order(network, c):
         network.enter(group)
         tried = data.draw(subsets(group))
@@ -147,12 +149,78 @@ def test_values_kept_at_the_cut_are_never_overwritten() -> None:
             torch.testing.assert_close(network.outputs(0), dense)
 
 
+# --- the first layer as a difference ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_layer_corrected_gives_what_it_gives_run_again(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    c = case(name)
+    plain, delta = replay(c), replay(c, delta=True)
+    corrected = watch_corrections(monkeypatch)
+    for group in in_order(plain, c):
+        for network in (plain, delta):
+            network.enter(group)
+        for units in ((1,), (0, 2), tuple(range(group.units))):
+            got = everything(delta, group, units)
+            torch.testing.assert_close(got, everything(plain, group, units), **CLOSE)
+        for network in (plain, delta):
+            network.remove_(group, (1, 2))
+        torch.testing.assert_close(everything(delta, group, (0,)), everything(plain, group, (0,)), **CLOSE)
+        for network in (plain, delta):
+            network.restore_(group, (2,))
+        torch.testing.assert_close(everything(delta, group, (0,)), everything(plain, group, (0,)), **CLOSE)
+    reached = {weight for weight, _ in corrected}
+    first = {delta._program.ops[delta.position(group)].node.args[1].target for group in c.groups}
+    assert reached == first, "every first layer here is one that can be corrected"
+
+
+@pytest.mark.parametrize("most", [0.0, 1.0])
+def test_only_a_few_channels_are_corrected(most: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    c = case("residual")
+    monkeypatch.setattr("edgeprune.causal.delta.MOST", most)
+    corrected, network = watch_corrections(monkeypatch), replay(c, delta=True)
+    group = in_order(network, c)[0]
+    network.enter(group)
+    everything(network, group, tuple(range(group.units)))
+    assert bool(corrected) == bool(most)
+
+
+def test_a_layer_in_convolution_groups_runs_again() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 1, groups=2), nn.Flatten(), nn.Linear(96, 3)
+    )
+    coupling = couple(trace(network, InputSpec(shape=(3, 6, 6))))
+    images = torch.randn(4, 3, 6, 6)
+    delta = Replay(Program(coupling.ties.traced.graph_module), coupling.groups, images, [slice(0, 4)])
+    for group in sorted(coupling.groups, key=delta.position):
+        delta.enter(group)
+        with torch.no_grad():
+            masked_outputs = masked(coupling, {group.name: (0,)})(images)
+        torch.testing.assert_close(delta.outputs(0, group, (0,)), masked_outputs)
+
+
+def watch_corrections(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Weight and number of channels of each correction from now on."""
+    seen: list[tuple[str, int]] = []
+    without = Reader.without
+
+    def watched(self: Reader, *rest: object) -> object:
+        seen.append((self.weight, len(rest[-1])))
+        return without(self, *rest)
+
+    monkeypatch.setattr(Reader, "without", watched)
+    return seen
+
+
 # --- memory -------------------------------------------------------------------------------------------
 
 
 def test_values_that_nobody_reads_any_more_are_freed() -> None:
     c = case("depthwise")
-    network = Replay(Program(c.graph), c.groups, c.images, [slice(0, 60)])
+    network = Replay(Program(c.graph), c.groups, c.images, [slice(0, 60)], delta=False)
     assert network.kept_bytes == c.images.nbytes
     per_value = {"stem.weight": 6 * 36, "expand.weight": 10 * 16, "project.weight": 7}
     for group in in_order(network, c):

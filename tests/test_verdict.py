@@ -10,7 +10,16 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from edgeprune.causal import Judge, make_judge
-from edgeprune.causal.verdict import LARGE_SAMPLE, MAX_Z, MIN_SAMPLES, merge_classes, quantiles, welch_z
+from edgeprune.causal.verdict import (
+    LARGE_SAMPLE,
+    MAX_Z,
+    MIN_SAMPLES,
+    POOL,
+    merge_classes,
+    paired_z,
+    quantiles,
+    welch_z,
+)
 from edgeprune.errors import DataError
 from edgeprune.records import Finding
 
@@ -20,12 +29,20 @@ NAN_SCORES = np.array([0.5, np.nan, 0.4])
 scores = arrays(np.float64, st.integers(2, 30), elements=st.floats(0, 1, width=32))
 
 
-def make(counts: list[int], *, alpha: float = ALPHA, seed: int = 0) -> Judge:
+def make(
+    counts: list[int],
+    *,
+    alpha: float = ALPHA,
+    seed: int = 0,
+    combine: str = "any-class",
+    pooled: bool = False,
+) -> Judge:
     """A judge over classes of so many images, all classified correctly."""
     labels = np.repeat(np.arange(len(counts)), counts)
     chances = np.random.default_rng(seed).uniform(0.6, 0.9, (len(labels), 1))
     probabilities = chances * np.eye(len(counts))[labels]
-    return make_judge(probabilities, labels, [f"c{k}" for k in range(len(counts))], alpha=alpha)[0]
+    names = [f"c{k}" for k in range(len(counts))]
+    return make_judge(probabilities, labels, names, alpha=alpha, combine=combine, pooled=pooled)[0]
 
 
 # --- the test -----------------------------------------------------------------------------------------
@@ -40,6 +57,23 @@ def test_z_is_that_of_welch(changed: np.ndarray, reference: np.ndarray) -> None:
         moments = [(s.mean(), s.std(ddof=1), len(s)) for s in (changed, reference)]
         welch = stats.ttest_ind_from_stats(*moments[0], *moments[1], equal_var=False)
         assert z == pytest.approx(welch.statistic, rel=1e-9, abs=1e-9)
+
+
+@given(scores, st.data())
+@settings(deadline=None)
+def test_z_of_pairs_is_that_of_their_differences(changed: np.ndarray, data: st.DataObject) -> None:
+    reference = data.draw(arrays(np.float64, len(changed), elements=st.floats(0, 1, width=32)))
+    z = paired_z(changed, reference)
+    assert abs(z) <= MAX_Z
+    if (changed - reference).std() > 1e-3:
+        assert z == pytest.approx(stats.ttest_rel(changed, reference).statistic, rel=1e-3, abs=1e-3)
+
+
+def test_z_of_pairs_without_variance() -> None:
+    high, low = np.array([0.5, 0.75]), np.array([0.25, 0.5])
+    assert paired_z(high, high + np.array([1e-9, 2e-9])) == 0, "rounding is no effect"
+    assert (paired_z(low, high), paired_z(high, low)) == (-MAX_Z, MAX_Z)
+    assert paired_z(NAN_SCORES, np.array([0.5, 0.5, 0.4])) == -MAX_Z
 
 
 def test_z_without_variance() -> None:
@@ -59,6 +93,36 @@ def test_few_images_take_the_quantile_of_student() -> None:
     normal = stats.norm.isf(ALPHA)
     expected = [stats.t.isf(ALPHA, 2), stats.t.isf(ALPHA, 18), stats.t.isf(ALPHA, 56), normal, normal]
     assert quantiles(counts, ALPHA) == pytest.approx(expected)
+
+
+def test_pairs_have_half_the_degrees_of_freedom() -> None:
+    counts = np.array([2, 10, LARGE_SAMPLE - 1, LARGE_SAMPLE, 500])
+    normal = stats.norm.isf(ALPHA)
+    expected = [stats.t.isf(ALPHA, 1), stats.t.isf(ALPHA, 9), stats.t.isf(ALPHA, 28), normal, normal]
+    assert quantiles(counts, ALPHA, test="paired") == pytest.approx(expected)
+
+
+def test_pooled_images_hide_harm_to_one_class() -> None:
+    by_class, pool = make([20, 200]), make([20, 200], combine="pooled")
+    scores = by_class.dense - 0.1 * (np.arange(220) < 20)
+    assert [c.name for c in pool.classes] == [POOL]
+    assert pool.dense.tolist() == by_class.dense.tolist()
+    z = [by_class.z(number, scores[c.images]) for number, c in enumerate(by_class.classes)]
+    assert by_class.finding(np.array(z)) is Finding.CRITICAL
+    assert pool.finding(np.array([pool.z(0, scores)])) is Finding.NEUTRAL
+
+
+def test_the_pool_is_no_further_class_of_itself() -> None:
+    judge = make([20, 20], combine="pooled", pooled=True)
+    assert (judge.tests, judge.pooled) == (1, False)
+
+
+def test_the_reference_may_be_another_network() -> None:
+    judge = make([20, 20])
+    fallen = judge.dense - 0.3
+    assert judge.z(0, fallen[:20]) < -judge.quantiles[0]
+    assert judge.against(fallen).z(0, fallen[:20]) == 0
+    assert judge.against(fallen).effect(np.arange(40), fallen) == 0
 
 
 def test_harm_to_any_class_is_critical() -> None:

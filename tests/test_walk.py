@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,7 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_walk import Reference
 
-from edgeprune.causal import Judge, Program, Replay, Rules, Shard, Walker, aligned_step, make_judge, make_shards, walk
+from edgeprune.causal import (
+    Judge,
+    Program,
+    Replay,
+    Rules,
+    Shard,
+    Walker,
+    aligned_step,
+    make_judge,
+    make_shards,
+    walk,
+)
+from edgeprune.criteria import magnitude
+from edgeprune.pipeline.published import unit_order
 from edgeprune.records import ChannelGroup, Finding, Slot, Step
 
 NAMES = sorted(NETWORKS)
@@ -28,6 +42,17 @@ RULES = [
     Rules(group_test=64, early_exit=True, align=8),
     Rules(group_test=3, early_exit=True, align=2),
 ]
+
+
+Options = Mapping[str, Any]  # Any: each option has a type of its own
+OPTIONS: list[Options] = [
+    {"test": "paired"},
+    {"combine": "pooled"},
+    {"reference": "current"},
+    {"test": "paired", "combine": "pooled", "reference": "current"},
+    {"delta": True},
+]
+"""Away from the defaults: each alone, all together; the last one may change nothing."""
 
 
 class Recorder(Replay):
@@ -50,22 +75,28 @@ class Walked:
     tolerant: float = 1.0
     """More breaks the judge: classes may fall further than the test allows."""
     recorded: Sequence[Step] = ()
+    test: str = "welch"
+    combine: str = "any-class"
+    reference: Literal["dense", "current"] = "dense"
+    delta: bool = False
     settled: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         c = self.case
-        judge, chosen = make_judge(c.probabilities, c.labels, ["a", "b", "c"], alpha=self.alpha)
+        options = {"test": self.test, "combine": self.combine}
+        judge, chosen = make_judge(c.probabilities, c.labels, ["a", "b", "c"], alpha=self.alpha, **options)
         self.images, self.labels = c.images[chosen], c.labels[chosen]
         judge = replace(judge, quantiles=judge.quantiles * self.tolerant)
         shards = make_shards(judge, minimum=1)
-        self.network = Recorder(Program(c.graph), c.groups, self.images, [s.images for s in shards])
+        stretches = [shard.images for shard in shards]
+        self.network = Recorder(Program(c.graph), c.groups, self.images, stretches, delta=self.delta)
         self.network.states = []
         walker = Walker(
             self.network,
             self.scores,
             judge,
             c.order,
-            self.rules,
+            replace(self.rules, reference=self.reference),
             on_step=lambda step, settled: self.settled.append(settled),
         )
         self.steps, self.stopped = walk(walker, c.groups, shards, self.recorded)
@@ -76,35 +107,67 @@ class Walked:
         return probabilities.gather(1, labels[:, None])[:, 0].numpy()
 
     @property
-    def reference(self) -> Reference:
-        return Reference(self.case.coupling, self.images, self.labels, self.alpha)
+    def oracle(self) -> Reference:
+        paired, pooled, current = (
+            self.test == "paired",
+            self.combine == "pooled",
+            self.reference == "current",
+        )
+        return Reference(self.case.coupling, self.images, self.labels, self.alpha, paired, pooled, current)
 
     def check_invariant(self) -> None:
         """No class significantly below dense, after any removal and at the end."""
-        limits = np.array(self.reference.quantiles())
+        limits = np.array(self.oracle.quantiles())
         for state in [*self.network.states, self.network.removed]:
-            assert (np.array(self.reference.z(state)) >= -limits - 1e-9).all(), state
+            assert (np.array(self.oracle.z(state)) >= -limits - 1e-9).all(), state
 
 
 # --- against the reference ----------------------------------------------------------------------------
+
+
+def check_equals_the_reference(walked: Walked) -> None:
+    """Order, verdicts, removals, ξ and z, to rounding."""
+    steps, removed = walked.oracle.walk(walked.case.order)
+    groups, units, findings, effects, z = zip(*steps, strict=True)
+    assert [(s.group, s.units) for s in walked.steps] == [
+        (g, (u,)) for g, u in zip(groups, units, strict=True)
+    ]
+    assert [str(s.finding) for s in walked.steps] == list(findings)
+    assert [s.removed for s in walked.steps] == [finding != "critical" for finding in findings]
+    assert [s.effect for s in walked.steps] == pytest.approx(list(effects), rel=1e-6, abs=1e-9)
+    assert [s.worst_z for s in walked.steps] == pytest.approx([min(zs) for zs in z], rel=1e-6, abs=1e-9)
+    assert [s.worst_class for s in walked.steps if not s.removed] == [
+        int(np.argmin(zs)) for zs, finding in zip(z, findings, strict=True) if finding == "critical"
+    ]
+    assert {s.evaluated for s in walked.steps} == {len(walked.labels)}
+    assert walked.network.removed == removed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.05, 0.25])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_plain_walk_equals_the_reference(name: str, alpha: float) -> None:
-    walked = Walked(case(name), PLAIN, alpha)
-    steps, removed = walked.reference.walk(walked.case.order)
-    assert [(s.group, s.units) for s in walked.steps] == [(r.group, (r.unit,)) for r in steps]
-    assert [str(s.finding) for s in walked.steps] == [r.finding for r in steps]
-    assert [s.removed for s in walked.steps] == [r.finding != "critical" for r in steps]
-    assert [s.effect for s in walked.steps] == pytest.approx([r.effect for r in steps], rel=1e-6, abs=1e-9)
-    assert [s.worst_z for s in walked.steps] == pytest.approx([min(r.z) for r in steps], rel=1e-6, abs=1e-9)
-    assert [s.worst_class for s in walked.steps if not s.removed] == [
-        int(np.argmin(r.z)) for r in steps if r.finding == "critical"
-    ]
-    assert {s.evaluated for s in walked.steps} == {len(walked.labels)}
-    assert walked.network.removed == removed
+    check_equals_the_reference(Walked(case(name), PLAIN, alpha))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_of_the_walk_equals_the_reference(name: str, options: Options) -> None:
+    check_equals_the_reference(Walked(case(name), PLAIN, **options))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", OPTIONS[:-1], ids=str)
+def test_every_option_changes_what_is_found(options: Options) -> None:
+    plain, other = (
+        [w.steps for w in walks]
+        for walks in (
+            [Walked(case(name), PLAIN) for name in NAMES],
+            [Walked(case(name), PLAIN, **options) for name in NAMES],
+        )
+    )
+    assert plain != other
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -123,6 +186,20 @@ def test_the_early_exit_is_sure(name: str, alpha: float) -> None:
     ]
     assert early.network.removed == plain.network.removed
     assert sum(s.evaluated for s in early.steps) < sum(s.evaluated for s in plain.steps)
+
+
+def test_the_order_of_units_is_that_of_magnitude_or_of_the_seed() -> None:
+    c = case("residual")
+    parameters = dict(c.graph.named_parameters())
+    first, second = c.groups[:2]
+    for group in (first, second):
+        norms = magnitude(group, parameters)[unit_order(group, parameters)]
+        assert (np.diff(norms) >= 0).all()
+    drawn = [unit_order(first, parameters, order="random", seed=seed) for seed in (0, 0, 1)]
+    assert all(sorted(order) == list(range(first.units)) for order in drawn)
+    assert drawn[0] == drawn[1] != drawn[2]
+    twin = replace(first, name="twin")
+    assert unit_order(twin, parameters, order="random") != drawn[0], "each group has its own"
 
 
 # --- the invariant ------------------------------------------------------------------------------------
@@ -152,12 +229,13 @@ def test_a_broken_judge_breaks_the_invariant(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, *OPTIONS[2:]], ids=str)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_walk_cut_anywhere_goes_on_as_it_was(name: str) -> None:
+def test_a_walk_cut_anywhere_goes_on_as_it_was(name: str, options: Options) -> None:
     rules = Rules(group_test=4, align=2)
-    whole = Walked(case(name), rules)
+    whole = Walked(case(name), rules, **options)
     for cut in range(0, len(whole.steps) + 1, 5):
-        rest = Walked(case(name), rules, recorded=whole.steps[:cut])
+        rest = Walked(case(name), rules, recorded=whole.steps[:cut], **options)
         assert rest.steps == whole.steps
         assert rest.network.removed == whole.network.removed
         assert (rest.settled, rest.stopped) == (whole.settled, whole.stopped)

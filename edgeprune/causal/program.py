@@ -94,6 +94,12 @@ class Program:
         self.advance_(pieces, weights, start, len(self.ops))
         return torch.cat([values[self.output] for values in pieces])
 
+    def values_at(self, pieces: Iterable[Values], weights: Weights, place: int) -> list[Value]:
+        """What one op gives for each piece; the pieces are untouched."""
+        copies = [dict(piece) for piece in pieces]
+        self.each(partial(self.run_op_, weights=weights, place=place), copies)
+        return [values[self.ops[place].node] for values in copies]
+
     def each(self, function: Callable[[Piece], Result], pieces: Iterable[Piece]) -> list[Result]:
         """A function of every piece (or pair of pieces), side by side, each on one thread."""
         with _one_thread():

@@ -3,12 +3,12 @@
 For each class k over its correctly classified calibration images (n_k of them), a one-sided two-sample Welch
 test compares the scores under the intervention, σ*, with those of the dense network, σ:
 z_k = (mean σ* - mean σ) / sqrt(s²/n_k + s*²/n_k). Published: score, any-class rule, α. The test is a
-reconstruction.
+reconstruction, and so an option: `TESTS`. So is how images are combined: `COMBINATIONS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +25,7 @@ MIN_SAMPLES = 10
 LARGE_SAMPLE = 30
 """From here on the normal quantile serves; below, Student's t with 2 n - 2 degrees of freedom."""
 MIN_SCORE = 1e-6
+ROUNDING = 1e-6
 POOL = "all classes together"
 MAX_Z = 1e6
 """z is clipped to ± this, so that every z is finite (JSON knows no infinity)."""
@@ -45,15 +46,17 @@ class Judge:
 
     Attributes:
         classes: The classes of the test; together they hold every image once.
-        dense: Score of the dense network per image, shape (N,), in [0, 1].
+        dense: Score of the dense network per image, shape (N,), in [0, 1]; of another one after `against`.
         quantiles: How far z may fall, per test: one a class, and one for the pool where there is one.
         pooled: Whether all images together are one more class of the test (the last).
+        test: Which of `TESTS`.
     """
 
     classes: tuple[TestClass, ...]
     dense: Doubles
     quantiles: Doubles
     pooled: bool = False
+    test: str = "welch"
 
     @property
     def tests(self) -> int:
@@ -68,18 +71,21 @@ class Judge:
 
     @property
     def tolerance(self) -> Doubles:
-        """Δ_k: about how far the mean score of class k may fall before the fall is significant."""
+        """Δ_k: about how far the mean score of class k may fall before the fall is significant.
+
+        The paired test calls smaller falls significant where scores fall together.
+        """
         spread = np.array([self.dense[images].std(ddof=1) for _, images in self.members])
         counts = np.array([len(images) for _, images in self.members])
         return np.asarray(self.quantiles * spread * np.sqrt(2 / counts), dtype=np.float64)
 
     def z(self, number: int, scores: Doubles) -> float:
         """z of one class; `scores` are those of its images under the intervention."""
-        return welch_z(scores, self.dense[self.classes[number].images])
+        return TESTS[self.test].z(scores, self.dense[self.classes[number].images])
 
     def pooled_z(self, scores: Doubles) -> float:
         """z of all images together."""
-        return welch_z(scores, self.dense)
+        return TESTS[self.test].z(scores, self.dense)
 
     def pool_is_lost(self, scores: Doubles) -> bool:
         """Whether all images together come out worse even if those not looked at yet (NaN) lost nothing.
@@ -94,6 +100,10 @@ class Judge:
     def relaxed(self, factor: float) -> Judge:
         """A judge that lets scores fall further, by this factor on the quantiles."""
         return replace(self, quantiles=self.quantiles * factor)
+
+    def against(self, scores: Doubles) -> Judge:
+        """A judge that compares with these scores instead of the dense network's."""
+        return replace(self, dense=scores)
 
     def effect(self, images: Ints, scores: Doubles) -> float:
         """Causal effect ξ over these images: mean of (σ* - σ) / σ; σ is clipped at 1e-6, NaN is σ* = 0."""
@@ -118,14 +128,55 @@ def welch_z(changed: Doubles, reference: Doubles) -> float:
     return float(np.clip(difference / np.sqrt(variance), -MAX_Z, MAX_Z))
 
 
-def quantiles(counts: Ints, alpha: float) -> Doubles:
+def paired_z(changed: Doubles, reference: Doubles) -> float:
+    """One-sample z of the differences in ± MAX_Z; the lower limit for NaN scores.
+
+    Differences within ± ROUNDING count as none: two ways to compute the same score are not an effect.
+    """
+    difference = changed - reference
+    if np.isnan(difference).any():
+        return -MAX_Z
+    difference = np.where(np.abs(difference) < ROUNDING, 0.0, difference)
+    mean, error = float(difference.mean()), float(difference.std(ddof=1)) / np.sqrt(len(difference))
+    if error == 0:
+        return MAX_Z * float(np.sign(mean))
+    return float(np.clip(mean / error, -MAX_Z, MAX_Z))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How two samples of scores of the same images are compared.
+
+    Attributes:
+        z: From the scores under the intervention and those of the reference.
+        freedom: Degrees of freedom, from the number of images.
+    """
+
+    z: Callable[[Doubles, Doubles], float]
+    freedom: Callable[[Ints], Ints]
+
+
+TESTS = {
+    "welch": Comparison(welch_z, lambda counts: 2 * counts - 2),
+    "paired": Comparison(paired_z, lambda counts: counts - 1),
+}
+
+
+def quantiles(counts: Ints, alpha: float, *, test: str = "welch") -> Doubles:
     """The 1 - α quantile for classes of so many images each."""
-    students = stats.t.ppf(1 - alpha, 2 * counts - 2)
+    students = stats.t.ppf(1 - alpha, TESTS[test].freedom(counts))
     return np.asarray(np.where(counts < LARGE_SAMPLE, students, stats.norm.ppf(1 - alpha)), dtype=np.float64)
 
 
-def make_judge(
-    probabilities: Doubles, labels: Ints, names: Sequence[str], *, alpha: float, pooled: bool = False
+def make_judge(  # noqa: PLR0913  # what to judge by, and each reconstruction of METHODS §1
+    probabilities: Doubles,
+    labels: Ints,
+    names: Sequence[str],
+    *,
+    alpha: float,
+    pooled: bool = False,
+    test: str = "welch",
+    combine: str = "any-class",
 ) -> tuple[Judge, Ints]:
     """A judge from the dense network's outputs, and the images it judges by.
 
@@ -135,6 +186,8 @@ def make_judge(
         names: Class names.
         alpha: Level of the test.
         pooled: Whether all images together are tested as well.
+        test: Which of `TESTS`.
+        combine: Which of `COMBINATIONS`.
 
     Returns:
         The judge, and the numbers of the correctly classified images: class by class, so that a class lies in
@@ -149,19 +202,36 @@ def make_judge(
             f"the dense network gets {len(correct)} of {len(labels)} calibration images right, and the "
             f"causal test needs {MIN_SAMPLES}; check preprocessing and labels, or give more images."
         )
-    merged = merge_classes(probabilities[correct], labels[correct], minimum=MIN_SAMPLES)
     order: list[int] = []
     classes = []
-    for members in merged:
+    for members in COMBINATIONS[combine](probabilities[correct], labels[correct]):
         inside = correct[np.isin(labels[correct], members)]
         inside = inside[np.argsort(labels[inside], kind="stable")]
         images = np.arange(len(order), len(order) + len(inside), dtype=np.int64)
-        classes.append(TestClass("+".join(names[m] for m in members), images))
+        name = POOL if combine == "pooled" else "+".join(names[m] for m in members)
+        classes.append(TestClass(name, images))
         order += inside.tolist()
+    pooled = pooled and combine != "pooled"
     chosen = np.array(order, dtype=np.int64)
     scores = probabilities[chosen, labels[chosen]].astype(np.float64)
     counts = np.array([len(c.images) for c in classes] + [len(order)] * pooled, dtype=np.int64)
-    return Judge(tuple(classes), scores, quantiles(counts, alpha), pooled), chosen
+    return Judge(tuple(classes), scores, quantiles(counts, alpha, test=test), pooled, test), chosen
+
+
+def any_class(probabilities: Doubles, labels: Ints) -> list[tuple[int, ...]]:
+    """Each class is a test of its own: harm to any of them is critical."""
+    return merge_classes(probabilities, labels, minimum=MIN_SAMPLES)
+
+
+def all_pooled(probabilities: Doubles, labels: Ints) -> list[tuple[int, ...]]:
+    """All images in one test ("general inference"): harm to one class may hide behind the others."""
+    return [tuple(int(k) for k in np.unique(labels))]
+
+
+COMBINATIONS: dict[str, Callable[[Doubles, Ints], list[tuple[int, ...]]]] = {
+    "any-class": any_class,
+    "pooled": all_pooled,
+}
 
 
 def merge_classes(probabilities: Doubles, labels: Ints, *, minimum: int) -> list[tuple[int, ...]]:

@@ -1,6 +1,7 @@
 """The walk of C-SWAP: layer by layer, unit by unit, intervene on the current network, test, remove or keep.
 
-Published: progressive removal against the dense network, ascending magnitude within a layer, any-class rule.
+Published: progressive removal, ascending magnitude within a layer, any-class rule; the reference is the dense
+network (our reconstruction: `Rules.reference`).
 Ours, with the same invariant (after every removal no class is significantly worse than dense at level α):
 
 * group test: after a removal the next test takes twice as many units at once, after a refusal half as many;
@@ -15,7 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import gcd
-from typing import Protocol
+from typing import Literal, Protocol
+
+import numpy as np
 
 from edgeprune.causal.evaluation import Examiner, Outcome, Shard
 from edgeprune.causal.schedule import Schedule
@@ -47,6 +50,8 @@ class Rules:
     early_exit: bool = True
     align: int = 8
     """Widths are multiples of this; 1 leaves them."""
+    reference: Literal["dense", "current"] = "dense"
+    """What interventions are compared with: the dense network, or the current one (no invariant then)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,6 +110,8 @@ class _Run:
     recorded: Iterator[Step]
     steps: list[Step] = field(default_factory=list)
     settled: int = 0
+    moved: bool = False
+    """Whether the network has changed since the reference was computed."""
 
     def visit(self, group: ChannelGroup) -> bool:
         """Test the units of a group; False when the limit on size left some of them untested."""
@@ -120,6 +127,7 @@ class _Run:
                 schedule.record_(step)
                 if step.removed:
                     self.walker.network.remove_(group, units)
+                    self.moved = True
                     taken += units
                     tested[len(taken)] = step
             elif len(units) > 1:
@@ -154,7 +162,9 @@ class _Run:
 
     def _give_back(self, group: ChannelGroup, units: Sequence[int], known: Step | None) -> bool:
         """Give units back; True when what is left out is not critical."""
+        self._refer_()
         self.walker.network.restore_(group, units)
+        self.moved = True
         note = f"{len(units)} units given back to align the width or keep the accuracy"
         return self._intervene(group, (), done=group.units, known=known, note=note, returned=units).removed
 
@@ -169,6 +179,8 @@ class _Run:
         returned: Sequence[int] = (),
     ) -> Step:
         step = next(self.recorded, None)
+        if self.walker.rules.reference == "current":
+            known = None  # it was compared with another network
         if step is None and known is not None:
             step = replace(known, units=tuple(units), evaluated=0, note=note or KNOWN)
         if step is None:
@@ -182,8 +194,17 @@ class _Run:
         return step
 
     def _evaluate(self, group: ChannelGroup, units: Sequence[int]) -> Step:
+        if units:
+            self._refer_()
         outcome = self.examiner.examine(lambda shard: self.walker.scores(shard, group, units))
         return make_step(group.name, units, outcome)
+
+    def _refer_(self) -> None:
+        """Compare with the current network from now on, where the rules say so."""
+        if self.moved and self.walker.rules.reference == "current":
+            scores = np.concatenate([self.walker.scores(shard, None, ()) for shard in self.examiner.shards])
+            self.examiner.judge = self.walker.judge.against(scores)
+            self.moved = False
 
 
 def make_step(group: str, units: Sequence[int], outcome: Outcome) -> Step:

@@ -22,6 +22,7 @@ from edgeprune.compensate import (
     reestimate,
     refit,
 )
+from edgeprune.compensate.shrinkage import oas
 from edgeprune.compensate.survivors import RIDGE
 from edgeprune.records import ChannelGroup, InputSpec
 
@@ -99,7 +100,8 @@ def test_a_removed_unit_is_predicted_by_least_squares(name: str) -> None:
     kept = np.setdiff1d(np.arange(found.program.dense[layer.weight].shape[1]), gone)
     rows = value_at(found, found.program.dense, layer.source).movedim(layer.channel_dim, -1).flatten(0, -2)
     covariance = np.cov(rows.numpy().T, bias=True)
-    covariance += RIDGE * np.diag(covariance).mean() * np.eye(len(covariance))
+    share = max(RIDGE, float(oas(torch.from_numpy(covariance), len(rows))))
+    covariance += share * np.diag(covariance).mean() * np.eye(len(covariance))
     shares = covariance[np.ix_(gone, kept)] @ np.linalg.inv(covariance[np.ix_(kept, kept)])
     dense = found.program.dense[layer.weight].numpy()
     expected = dense.copy()
@@ -266,7 +268,7 @@ def test_a_refitted_layer_is_the_least_squares_solution() -> None:
     group = next(g for g in found.groups if any(s.parameter == "outer.weight" for s in g.slots if s.consumer))
     removed = {group.name: (0, 3, 5)}
     network.remove_(removed)
-    fit = refit(found, network.weights, removed, ridge=1e-12)
+    fit = refit(found, network.weights, removed, ridge=1e-12, wary=False)
     layer = found.layers["outer.weight"]
     source = value_at(found, network.weights, layer.source)
     kept = [c for c in range(source.shape[1]) if c not in (0, 3, 5)]
@@ -341,3 +343,17 @@ def test_reestimated_channels_vary_as_the_dense_ones() -> None:
         torch.testing.assert_close(current.mean((0, 2, 3)), dense.mean((0, 2, 3)), atol=1e-5, rtol=1e-5)
         before, after = dense.std((0, 2, 3)), current.std((0, 2, 3))
         torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-3)
+
+
+# --- shrinkage ----------------------------------------------------------------------------------------
+
+
+def test_many_samples_ask_for_no_ridge_and_few_for_much() -> None:
+    generator = np.random.default_rng(0)
+    mixing = generator.standard_normal((30, 30))
+    ridges = []
+    for rows in (20, 200, 20_000):
+        table = generator.standard_normal((rows, 30)) @ mixing
+        ridges.append(float(oas(torch.from_numpy(np.cov(table.T, bias=True)), rows)))
+    assert ridges[0] > 5 * ridges[1] > 50 * ridges[2] > 0
+    assert ridges[2] < 2e-3

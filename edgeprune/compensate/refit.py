@@ -27,6 +27,7 @@ from edgeprune.compensate.layers import (
     weight_rows,
 )
 from edgeprune.compensate.moments import ADDITIONS
+from edgeprune.compensate.shrinkage import oas
 from edgeprune.compensate.survivors import Removed
 from edgeprune.records import ChannelGroup
 
@@ -61,6 +62,7 @@ def refit(
     removed: Removed,
     *,
     ridge: float = RIDGE,
+    wary: bool = True,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Refit:
     """Fit every layer whose inputs differ from the dense network's.
@@ -70,9 +72,10 @@ def refit(
         weights: Of the current network: removed units' entries are zero where they are read.
         removed: Units that are gone.
         ridge: See `RIDGE`.
+        wary: Whether few images ask for more of it (`shrinkage.oas`).
         on_progress: Called with layers done and all layers.
     """
-    run = _Run(subject, dict(weights), dead_inputs(subject.groups, removed), ridge)
+    run = _Run(subject, dict(weights), dead_inputs(subject.groups, removed), ridge, wary=wary)
     ordered = sorted(subject.layers.values(), key=lambda found: found.place)
     todo = [layer for layer in ordered if run.fits(layer)]
     for done, layer in enumerate(todo):
@@ -106,11 +109,13 @@ class _Run:
         weights: dict[str, Tensor],
         dead: Mapping[str, list[tuple[int, Tensor]]],
         ridge: float,
+        *,
+        wary: bool,
     ) -> None:
         program, images = subject.program, subject.images
         self.program, self.weights, self.dead, self.ridge = program, weights, dead, ridge
         self.pairs = [Pair(dense=dict(piece)) for piece in program.start(images)]
-        self.images = len(images)
+        self.images, self.wary = len(images), wary
         self.changed = self._changed()
         self.first = min(
             (place for place, op in enumerate(program.ops) if op.node in self.changed), default=0
@@ -144,7 +149,7 @@ class _Run:
                 sums = part if sums is None else sums + part
         assert sums is not None
         start = weight_rows(layer, weight).double()
-        solution = _solve(sums, start, read, self.ridge, intercept=layer.bias is not None)
+        solution = _solve(sums, start, read, self.ridge, intercept=layer.bias is not None, wary=self.wary)
         self.fitted |= self._settled(layer, weight, sums, solution)
         self.weights |= self.fitted
 
@@ -258,7 +263,7 @@ def _read_inputs(layer: Layer, weight: Tensor, dead: list[tuple[int, Tensor]]) -
     return weight_rows(layer, alive)[..., 0]
 
 
-def _solve(sums: _Sums, start: Tensor, read: Tensor, ridge: float, intercept: bool) -> Tensor:
+def _solve(sums: _Sums, start: Tensor, read: Tensor, ridge: float, *, intercept: bool, wary: bool) -> Tensor:
     """Least squares drawn towards `start`, shape (groups, inputs * taps, outputs); unread inputs get zero."""
     gram, cross = sums.gram / sums.rows, sums.cross / sums.rows
     if intercept:
@@ -268,7 +273,8 @@ def _solve(sums: _Sums, start: Tensor, read: Tensor, ridge: float, intercept: bo
     result = torch.zeros_like(start)
     places = read[0].nonzero().ravel()  # the same inputs leave in every group
     gram, cross, start = gram[:, places][:, :, places], cross[:, places], start[:, places]
-    pull = ridge * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(TINY)
+    share = oas(gram, sums.rows).clamp_min(ridge) if wary else torch.full((len(gram),), ridge).double()
+    pull = share * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(TINY)
     factor = _factor(gram, pull)
     result[:, places] = start + torch.cholesky_solve(cross - gram @ start, factor)
     return result

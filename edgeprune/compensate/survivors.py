@@ -83,7 +83,7 @@ class Survivors:
         for group in self.groups:
             self._readers[group.name], self._zeroed[group.name] = self._split(group)
         self._removed = {name: list(units) for name, units in self.gone.items()}
-        self._precision = self._precisions(wary=False)
+        self._precision = self._precisions(wary=True)
 
     def _precisions(self, *, wary: bool) -> dict[fx.Node, Tensor]:
         """Ω of every tensor that a layer reads, from the moments and without the units removed so far."""
@@ -170,7 +170,7 @@ class Survivors:
             steps: Group -> units by which its width may change; each block leaves a width of whole steps.
             prices: Group -> what one unit less of it saves; None: every unit saves the same.
         """
-        known = self._precisions(wary=True)
+        known = self._precisions(wary=False)
         ordered = [
             (rank, number, block)
             for number, group in enumerate(self.groups)

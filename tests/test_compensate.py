@@ -268,7 +268,7 @@ def test_a_refitted_layer_is_the_least_squares_solution() -> None:
     group = next(g for g in found.groups if any(s.parameter == "outer.weight" for s in g.slots if s.consumer))
     removed = {group.name: (0, 3, 5)}
     network.remove_(removed)
-    fit = refit(found, network.weights, removed, ridge=1e-12, wary=False)
+    fit = refit(found, network.weights, removed, ridge=1e-12)
     layer = found.layers["outer.weight"]
     source = value_at(found, network.weights, layer.source)
     kept = [c for c in range(source.shape[1]) if c not in (0, 3, 5)]

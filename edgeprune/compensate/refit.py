@@ -61,8 +61,7 @@ def refit(
     weights: Weights,
     removed: Removed,
     *,
-    ridge: float = RIDGE,
-    wary: bool = True,
+    ridge: float | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Refit:
     """Fit every layer whose inputs differ from the dense network's.
@@ -71,11 +70,10 @@ def refit(
         subject: The dense network and images.
         weights: Of the current network: removed units' entries are zero where they are read.
         removed: Units that are gone.
-        ridge: See `RIDGE`.
-        wary: Whether few images ask for more of it (`shrinkage.oas`).
+        ridge: See `RIDGE`; None: that, and more where images are few (`shrinkage.oas`).
         on_progress: Called with layers done and all layers.
     """
-    run = _Run(subject, dict(weights), dead_inputs(subject.groups, removed), ridge, wary=wary)
+    run = _Run(subject, dict(weights), dead_inputs(subject.groups, removed), ridge)
     ordered = sorted(subject.layers.values(), key=lambda found: found.place)
     todo = [layer for layer in ordered if run.fits(layer)]
     for done, layer in enumerate(todo):
@@ -108,14 +106,12 @@ class _Run:
         subject: Subject,
         weights: dict[str, Tensor],
         dead: Mapping[str, list[tuple[int, Tensor]]],
-        ridge: float,
-        *,
-        wary: bool,
+        ridge: float | None,
     ) -> None:
         program, images = subject.program, subject.images
         self.program, self.weights, self.dead, self.ridge = program, weights, dead, ridge
         self.pairs = [Pair(dense=dict(piece)) for piece in program.start(images)]
-        self.images, self.wary = len(images), wary
+        self.images = len(images)
         self.changed = self._changed()
         self.first = min(
             (place for place, op in enumerate(program.ops) if op.node in self.changed), default=0
@@ -149,7 +145,7 @@ class _Run:
                 sums = part if sums is None else sums + part
         assert sums is not None
         start = weight_rows(layer, weight).double()
-        solution = _solve(sums, start, read, self.ridge, intercept=layer.bias is not None, wary=self.wary)
+        solution = _solve(sums, start, read, self.ridge, intercept=layer.bias is not None)
         self.fitted |= self._settled(layer, weight, sums, solution)
         self.weights |= self.fitted
 
@@ -273,7 +269,7 @@ def _solve(sums: _Sums, start: Tensor, read: Tensor, ridge: float, *, intercept:
     result = torch.zeros_like(start)
     places = read[0].nonzero().ravel()  # the same inputs leave in every group
     gram, cross, start = gram[:, places][:, :, places], cross[:, places], start[:, places]
-    share = oas(gram, sums.rows).clamp_min(ridge) if wary else torch.full((len(gram),), ridge).double()
+    share = oas(gram, sums.rows).clamp_min(RIDGE) if ridge is None else ridge
     pull = share * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(TINY)
     factor = _factor(gram, pull)
     result[:, places] = start + torch.cholesky_solve(cross - gram @ start, factor)

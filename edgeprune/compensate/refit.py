@@ -259,7 +259,7 @@ def _read_inputs(layer: Layer, weight: Tensor, dead: list[tuple[int, Tensor]]) -
     return weight_rows(layer, alive)[..., 0]
 
 
-def _solve(sums: _Sums, start: Tensor, read: Tensor, ridge: float, *, intercept: bool, wary: bool) -> Tensor:
+def _solve(sums: _Sums, start: Tensor, read: Tensor, ridge: float | None, *, intercept: bool) -> Tensor:
     """Least squares drawn towards `start`, shape (groups, inputs * taps, outputs); unread inputs get zero."""
     gram, cross = sums.gram / sums.rows, sums.cross / sums.rows
     if intercept:

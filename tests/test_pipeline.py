@@ -30,7 +30,8 @@ from edgeprune.errors import (
     NothingToPrune,
     TargetUnreachable,
 )
-from edgeprune.pipeline.pruning import analyse
+from edgeprune.pipeline.options import Images, Labelled
+from edgeprune.pipeline.pruning import analyse, make_study
 from edgeprune.records import InputSpec, Outcome, Split
 
 PLAIN = PruneOptions(method="c-swap")
@@ -424,3 +425,19 @@ def test_a_build_without_a_watcher_is_silent(place: Place, capfd: pytest.Capture
 def test_over_budget_is_a_result(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     measure_nothing(monkeypatch, measured(pruned_ms=6.0))
     assert edgeprune.build(place.config(max_latency="5ms")).verdict.outcome is Outcome.OVER
+
+
+def test_images_that_no_fit_has_seen_have_a_say() -> None:
+    images, labels = (part.numpy() for part in calibration())
+    known = Labelled(images=images[:60], labels=labels[:60])
+    held_out = Labelled(images=images[60:], labels=labels[60:])
+    analysed = analyse(trained_net(), InputSpec(shape=(1, 8, 8)))
+    seen = Images(calibration=known, names=["a", "b", "c"], validation=held_out)
+    study = make_study(analysed, seen, PruneOptions())
+    dense = study.program.dense
+    worse = {**dense, "head.weight": 0.2 * dense["head.weight"]}
+    assert study.holds_elsewhere(dense, 1.0)
+    assert not study.holds_elsewhere(worse, 1.0)
+    assert study.holds_elsewhere(worse, 1e3)
+    unseen = make_study(analysed, replace(seen, validation=None), PruneOptions())
+    assert unseen.holds_elsewhere(worse, 1.0)

@@ -133,11 +133,10 @@ class Build:
 
     @property
     def images(self) -> Images:
-        limited = self.config.max_accuracy_drop is not None and self.data.samples[Split.VALIDATION]
         return Images(
             calibration=self.labelled(Split.CALIBRATION),
             names=self.data.classes,
-            validation=self.labelled(Split.VALIDATION) if limited else None,
+            validation=self.labelled(Split.VALIDATION) if self.data.samples[Split.VALIDATION] else None,
         )
 
     def labelled(self, split: Split, count: int | None = None) -> Labelled:

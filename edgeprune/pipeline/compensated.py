@@ -112,7 +112,7 @@ class _Passes:
         elif factor > 1 and study.options.max_accuracy_drop is None:
             settled = self._without(network, measured, taken)  # beyond the guarantee: only the ratio counts
         else:
-            settled = self._settle(network, measured, taken, examiner)
+            settled = self._settle(network, measured, taken, factor)
         outcome = examiner.examine(lambda shard: study.scores(shard, settled.weights))
         params, macs = study.ledger.ratios(settled.removed)
         self.passes.append(
@@ -127,14 +127,15 @@ class _Passes:
         return settled, reached and settled.removed == survivors.removed
 
     def _settle(
-        self, network: Network, measured: compensate.Measured, taken: list[Step], examiner: causal.Examiner
+        self, network: Network, measured: compensate.Measured, taken: list[Step], factor: float
     ) -> Network:
         """Refit; where that breaks a limit, search for how much of what was taken the network bears."""
+        examiner = self.study.examiner(factor)
         good, count, bad = 0, len(taken), len(taken) + 1
         best = network
         for _ in range(MOST_REFITS):
             candidate = self._without(network, measured, taken[:count])
-            if self._holds(candidate, examiner):
+            if self._holds(candidate, examiner, factor):
                 good, best = count, candidate
             else:
                 bad = count
@@ -151,9 +152,10 @@ class _Passes:
         fit = self.study.refit(survivors.weights, survivors.removed)
         return Network({**survivors.weights, **fit.weights}, fit, survivors.removed)
 
-    def _holds(self, network: Network, examiner: causal.Examiner) -> bool:
+    def _holds(self, network: Network, examiner: causal.Examiner, factor: float) -> bool:
         outcome = examiner.examine(lambda shard: self.study.scores(shard, network.weights))
-        return outcome.finding is not Finding.CRITICAL and self.study.accepts(network.weights)
+        fine = outcome.finding is not Finding.CRITICAL and self.study.accepts(network.weights)
+        return fine and self.study.holds_elsewhere(network.weights, factor)
 
     def _give_back_(self, taken: Sequence[Step]) -> None:
         for step in reversed(taken):

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from edgeprune import causal, channels, compensate, tasks
@@ -18,6 +19,9 @@ from edgeprune.records import ChannelGroup, Floats, Ints, Pass, Step
 
 Weights = Mapping[str, Tensor]
 NO_FIT = compensate.Refit(weights={}, moments={})
+FEWEST_ELSEWHERE = 20
+"""Validation images below which they are not tested."""
+TINY = 1e-9
 NOT_MEASURED = compensate.Measured({}, {})
 
 
@@ -117,6 +121,24 @@ class Study:
             )
         dense = self._top1(validation, self.program.dense)
         return lambda weights: dense - self._top1(validation, weights) <= limit
+
+    def holds_elsewhere(self, weights: Weights, factor: float) -> bool:
+        """Whether images that no fit has seen keep their scores: a paired test of all validation images.
+
+        Least squares flatter the calibration images; with few images a class the test on those alone lets
+        far too much go. True where there are too few validation images.
+        """
+        validation = self.images.validation
+        if validation is None or len(validation.labels) < FEWEST_ELSEWHERE:
+            return True
+        change = self._scores_of(validation, weights) - self._scores_of(validation, self.program.dense)
+        spread = float(change.std(ddof=1)) / len(change) ** 0.5
+        limit = float(stats.t.ppf(1 - self.options.alpha, len(change) - 1)) * factor
+        return bool(change.mean() >= -limit * spread - TINY)
+
+    def _scores_of(self, labelled: Labelled, weights: Weights) -> tasks.Doubles:
+        outputs = self.program.logits(self.program.start(torch.from_numpy(labelled.images)), weights)
+        return tasks.true_class_scores(outputs.numpy(), labelled.labels)
 
     def _top1(self, labelled: Labelled, weights: Weights) -> float:
         outputs = self.program.logits(self.program.start(torch.from_numpy(labelled.images)), weights)

@@ -14,14 +14,13 @@ from edgeprune.causal.verdict import (
     LARGE_SAMPLE,
     MAX_Z,
     MIN_SAMPLES,
-    POOL,
     merge_classes,
     paired_z,
     quantiles,
     welch_z,
 )
 from edgeprune.errors import DataError
-from edgeprune.records import Finding
+from edgeprune.records import ALL_CLASSES, Finding
 
 ALPHA = 0.05
 NAN_SCORES = np.array([0.5, np.nan, 0.4])
@@ -105,7 +104,7 @@ def test_pairs_have_half_the_degrees_of_freedom() -> None:
 def test_pooled_images_hide_harm_to_one_class() -> None:
     by_class, pool = make([20, 200]), make([20, 200], combine="pooled")
     scores = by_class.dense - 0.1 * (np.arange(220) < 20)
-    assert [c.name for c in pool.classes] == [POOL]
+    assert [c.name for c in pool.classes] == [ALL_CLASSES]
     assert pool.dense.tolist() == by_class.dense.tolist()
     z = [by_class.z(number, scores[c.images]) for number, c in enumerate(by_class.classes)]
     assert by_class.finding(np.array(z)) is Finding.CRITICAL

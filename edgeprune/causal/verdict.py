@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from edgeprune.errors import DataError
-from edgeprune.records import Finding, Ints
+from edgeprune.records import ALL_CLASSES, Finding, Ints
 
 Doubles = NDArray[np.float64]
 
@@ -26,7 +26,6 @@ LARGE_SAMPLE = 30
 """From here on the normal quantile serves; below, Student's t with 2 n - 2 degrees of freedom."""
 MIN_SCORE = 1e-6
 ROUNDING = 1e-6
-POOL = "all classes together"
 MAX_Z = 1e6
 """z is clipped to ± this, so that every z is finite (JSON knows no infinity)."""
 
@@ -67,7 +66,7 @@ class Judge:
     def members(self) -> list[tuple[str, Ints]]:
         """Name and images of each test."""
         found = [(c.name, c.images) for c in self.classes]
-        return [*found, (POOL, np.arange(len(self.dense)))] if self.pooled else found
+        return [*found, (ALL_CLASSES, np.arange(len(self.dense)))] if self.pooled else found
 
     @property
     def tolerance(self) -> Doubles:
@@ -208,7 +207,7 @@ def make_judge(  # noqa: PLR0913  # what to judge by, and each reconstruction of
         inside = correct[np.isin(labels[correct], members)]
         inside = inside[np.argsort(labels[inside], kind="stable")]
         images = np.arange(len(order), len(order) + len(inside), dtype=np.int64)
-        name = POOL if combine == "pooled" else "+".join(names[m] for m in members)
+        name = ALL_CLASSES if combine == "pooled" else "+".join(names[m] for m in members)
         classes.append(TestClass(name, images))
         order += inside.tolist()
     pooled = pooled and combine != "pooled"

@@ -23,6 +23,7 @@ from edgeprune.records.asked import (
     Target,
 )
 from edgeprune.records.found import (
+    ALL_CLASSES,
     ChannelGroup,
     Finding,
     FrozenAxis,
@@ -60,6 +61,7 @@ from edgeprune.records.measured import (
 )
 
 __all__ = [
+    "ALL_CLASSES",
     "Accuracy",
     "AccuracyChange",
     "Artifact",

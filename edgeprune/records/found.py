@@ -93,6 +93,10 @@ class Pass:
     """Of the network as refitted at the end of the pass."""
 
 
+ALL_CLASSES = "all classes together"
+"""Name of the test of all images at once, among the names of classes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory:
     """The log of a walk: every intervention in order, and what they were judged against."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from edgeprune.records import Finding, FrozenAxis, Report, Step, Trajectory
+from edgeprune.records import ALL_CLASSES, Finding, FrozenAxis, Report, Step, Trajectory
 
 MOST_ROWS = 50
 """A table of classes is cut to this many rows; 1,000 of them tell a reader nothing."""
@@ -178,7 +178,7 @@ def tolerances(report: Report) -> Tolerances:
         for name, samples, delta, dense, final, z, limit in columns
     ]
     rows.sort(key=lambda row: row.z - row.limit)
-    known = set(report.classes)
+    known = {*report.classes, ALL_CLASSES}
     return Tolerances(
         shown=tuple(rows[:MOST_ROWS]),
         total=len(rows),

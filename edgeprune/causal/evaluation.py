@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from edgeprune.causal.verdict import Doubles, Judge
-from edgeprune.records import Finding
+from edgeprune.records import Finding, Step
 
 MIN_SHARD = 8
 """Images that one evaluation runs together at least."""
@@ -32,6 +32,21 @@ class Outcome:
     worst_z: float
     worst_class: int
     evaluated: int
+
+    def step(self, units: Mapping[str, Sequence[int]]) -> Step:
+        """The record of the intervention that took these units out, by group; at least one group."""
+        (group, first), *others = ((name, tuple(found)) for name, found in units.items())
+        return Step(
+            group=group,
+            units=first,
+            joint=dict(others),
+            finding=self.finding,
+            removed=self.finding is not Finding.CRITICAL,
+            effect=self.effect,
+            worst_z=self.worst_z,
+            worst_class=self.worst_class,
+            evaluated=self.evaluated,
+        )
 
 
 def make_shards(judge: Judge, *, minimum: int = MIN_SHARD) -> tuple[Shard, ...]:

@@ -12,10 +12,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-from edgeprune.causal.evaluation import Examiner, Outcome, Shard
+from edgeprune.causal.evaluation import Examiner, Shard
 from edgeprune.causal.verdict import Doubles
 from edgeprune.errors import JournalError
-from edgeprune.records import Finding, Step
+from edgeprune.records import Step
 
 Units = dict[str, tuple[int, ...]]
 Changed = Mapping[str, Tensor]
@@ -94,16 +94,15 @@ class OrderedWalk:
 
     def _test(self, some: Sequence[Block], known: Step | None, *, settled: int) -> Step:
         units = _joined({}, some)
-        first, *others = units.items()
         step = next(self.recorded, None)
-        if step is not None and (step.group, step.units, step.joint) != (*first, dict(others)):
+        if step is not None and step.together != units:
             raise JournalError("the interrupted walk went another way")
-        if step is None and known is not None:
-            step = replace(known, group=first[0], units=first[1], joint=dict(others), evaluated=0)
+        if step is None and known is not None:  # one block: of one group
+            step = replace(known, group=some[0].group, units=some[0].units, joint={}, evaluated=0)
         if step is None:
             changed = self.network.without(units)
             outcome = self.examiner.examine(lambda shard: self.scores(shard, changed))
-            step = _step(first, dict(others), outcome)
+            step = outcome.step(units)
         self.examiner.put_first_(step.worst_class)
         if step.removed:
             self.network.remove_(units)
@@ -117,17 +116,3 @@ def _joined(removed: Mapping[str, tuple[int, ...]], blocks: Sequence[Block]) -> 
     for block in blocks:
         result[block.group] = (*result.get(block.group, ()), *block.units)
     return result
-
-
-def _step(first: tuple[str, tuple[int, ...]], others: Units, outcome: Outcome) -> Step:
-    return Step(
-        group=first[0],
-        units=first[1],
-        joint=others,
-        finding=outcome.finding,
-        removed=outcome.finding is not Finding.CRITICAL,
-        effect=outcome.effect,
-        worst_z=outcome.worst_z,
-        worst_class=outcome.worst_class,
-        evaluated=outcome.evaluated,
-    )

@@ -20,7 +20,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from edgeprune.causal.evaluation import Examiner, Outcome, Shard
+from edgeprune.causal.evaluation import Examiner, Shard
 from edgeprune.causal.schedule import Schedule
 from edgeprune.causal.verdict import Doubles, Judge
 from edgeprune.records import ChannelGroup, Finding, Step
@@ -197,7 +197,7 @@ class _Run:
         if units:
             self._refer_()
         outcome = self.examiner.examine(lambda shard: self.walker.scores(shard, group, units))
-        return make_step(group.name, units, outcome)
+        return outcome.step({group.name: units})
 
     def _refer_(self) -> None:
         """Compare with the current network from now on, where the rules say so."""
@@ -205,20 +205,6 @@ class _Run:
             scores = np.concatenate([self.walker.scores(shard, None, ()) for shard in self.examiner.shards])
             self.examiner.judge = self.walker.judge.against(scores)
             self.moved = False
-
-
-def make_step(group: str, units: Sequence[int], outcome: Outcome) -> Step:
-    """The record of an intervention."""
-    return Step(
-        group=group,
-        units=tuple(units),
-        finding=outcome.finding,
-        removed=outcome.finding is not Finding.CRITICAL,
-        effect=outcome.effect,
-        worst_z=outcome.worst_z,
-        worst_class=outcome.worst_class,
-        evaluated=outcome.evaluated,
-    )
 
 
 def _untouched(group: ChannelGroup) -> Step:

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,7 @@ from edgeprune.errors import JournalError
 from edgeprune.pipeline.deploying import deploy
 from edgeprune.pipeline.digests import digest, images_digest, network_digest
 from edgeprune.pipeline.inputs import Inputs, data_source
-from edgeprune.pipeline.kept import keep_settings
+from edgeprune.pipeline.kept import keep_settings, walk_inputs
 from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions, asked_options
 from edgeprune.pipeline.pruning import Analysed, Found, analyse, find_units, run
 from edgeprune.pipeline.saving import PrunedModel, make_pruned
@@ -150,12 +150,8 @@ class Build:
 
     @cached_property
     def pruning(self) -> Pruning:
-        inputs = {
-            "model": self.model_digest,
-            "data": images_digest(self.data, Split.CALIBRATION, Split.VALIDATION),
-            "settings": digest(asdict(self.options)),
-            "libraries": digest({name: version(name) for name in WALK_LIBRARIES}),
-        }
+        libraries = digest({name: version(name) for name in WALK_LIBRARIES})
+        inputs = {**walk_inputs(self), "libraries": libraries}
         journal = self.folder.journal("walk", Step, inputs)
 
         def make() -> Pruning:

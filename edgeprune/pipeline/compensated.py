@@ -114,16 +114,7 @@ class _Passes:
         else:
             settled = self._settle(network, measured, taken, factor)
         outcome = examiner.examine(lambda shard: study.scores(shard, settled.weights))
-        params, macs = study.ledger.ratios(settled.removed)
-        self.passes.append(
-            Pass(
-                factor=factor,
-                interventions=len(steps),
-                param_ratio=params,
-                mac_ratio=macs,
-                worst_z=outcome.worst_z,
-            )
-        )
+        self.passes.append(study.describe_pass(factor, len(steps), settled.removed, outcome.worst_z))
         return settled, reached and settled.removed == survivors.removed
 
     def _settle(
@@ -148,7 +139,7 @@ class _Passes:
     def _without(self, network: Network, measured: compensate.Measured, taken: Sequence[Step]) -> Network:
         survivors = self.study.survivors(network.weights, measured, network.removed)
         for step in taken:
-            survivors.remove_(_units(step))
+            survivors.remove_(step.together)
         fit = self.study.refit(survivors.weights, survivors.removed)
         return Network({**survivors.weights, **fit.weights}, fit, survivors.removed)
 
@@ -163,7 +154,3 @@ class _Passes:
             recorded = next(self.recorded, back)
             self.steps.append(recorded)
             self.on_step(recorded, 0, 1, {})
-
-
-def _units(step: Step) -> dict[str, tuple[int, ...]]:
-    return {step.group: step.units, **step.joint}

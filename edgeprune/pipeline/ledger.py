@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 
 from edgeprune import channels
 from edgeprune.records import PruningPlan
 
 Removed = Mapping[str, tuple[int, ...]]
+
+
+ROUNDING = 1e-9
+"""Of a share of the parameters."""
 
 
 class Ledger:
@@ -28,7 +33,12 @@ class Ledger:
 
     def within(self, limit: float | None) -> Callable[[Removed], bool]:
         """Whether units may go without passing the limit on removed parameters."""
-        return lambda removed: limit is None or self.param_ratio(removed) <= limit
+        return lambda removed: limit is None or self.param_ratio(removed) <= limit + ROUNDING
+
+    def most(self, available: int, first: Callable[[int], Removed], limit: float) -> int:
+        """How many of the first so many may go without passing the limit on removed parameters."""
+        counts = range(1, available + 1)
+        return bisect_right(counts, limit + ROUNDING, key=lambda count: self.param_ratio(first(count)))
 
     def plan(self, removed: dict[str, tuple[int, ...]]) -> PruningPlan:
         param_ratio, mac_ratio = self.ratios(removed)

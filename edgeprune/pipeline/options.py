@@ -78,6 +78,11 @@ class PruneOptions:
         return self.compensate or ("affine" if self.method == "c-swap-c" else "none")
 
     @property
+    def only_zeroes(self) -> bool:
+        """Whether survivors keep their weights."""
+        return self.compensation == "none" and not self.bn_reestimate
+
+    @property
     def asks_for_more(self) -> bool:
         """Whether a limit asks to go on beyond the natural end."""
         return self.max_param_ratio is not None or self.max_accuracy_drop is not None

@@ -10,6 +10,7 @@ from edgeprune.pipeline import ranked
 from edgeprune.pipeline.building import Build
 from edgeprune.pipeline.inputs import Inputs
 from edgeprune.pipeline.kept import check_walked, keep_settings, recorded_walk
+from edgeprune.pipeline.ledger import ROUNDING
 from edgeprune.pipeline.pruning import Found, make_study, make_trajectory, width
 from edgeprune.pipeline.saving import PrunedModel, make_pruned
 from edgeprune.pipeline.study import Study, Walked
@@ -19,7 +20,6 @@ from edgeprune.records import Pruning
 from edgeprune.runfolder import RunFolder
 
 Removed = dict[str, tuple[int, ...]]
-SLACK = 1e-9
 
 
 def prune_run(config: BuildConfig, param_ratio: float, *, watcher: Watcher | None = None) -> PrunedModel:
@@ -56,9 +56,9 @@ def prune_run(config: BuildConfig, param_ratio: float, *, watcher: Watcher | Non
 def _check_reached(record: Pruning, ratio: float, config: BuildConfig) -> None:
     """Raise where the walk might have gone on and was not asked to."""
     end = record.plan.param_ratio
-    if not record.trajectory.steps or ratio <= end + SLACK:
+    if not record.trajectory.steps or ratio <= end + ROUNDING:
         return  # a criterion's order has no end
-    if config.max_param_ratio is not None and ratio <= config.max_param_ratio + SLACK:
+    if config.max_param_ratio is not None and ratio <= config.max_param_ratio + ROUNDING:
         return  # the walk went as near to it as whole steps of the width allow, or as its other limits do
     raise ConfigError(
         f"--param-ratio {ratio:g}: the trajectory in {config.out} ends at {end:.4f} of the parameters; "
@@ -80,14 +80,11 @@ def _pieces(study: Study, build: Build, record: Pruning) -> list[ranked.Piece]:
 
 def within(study: Study, order: Sequence[tuple[str, int]], ratio: float) -> Removed:
     """The units of the longest prefix, in whole steps of widths, within a share of the parameters."""
-    low, high = 0, len(order)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if study.ledger.param_ratio(whole_steps(study, order[:middle])) <= ratio + SLACK:
-            low = middle
-        else:
-            high = middle - 1
-    return whole_steps(study, order[:low])
+
+    def first(count: int) -> Removed:
+        return whole_steps(study, order[:count])
+
+    return first(study.ledger.most(len(order), first, ratio))
 
 
 def whole_steps(study: Study, order: Sequence[tuple[str, int]]) -> Removed:

@@ -194,7 +194,7 @@ def count_findings(steps: Sequence[Step], groups: Sequence[ChannelGroup]) -> dic
     last = {
         (group, unit): step.finding
         for step in single
-        for group, units in {step.group: step.units, **step.joint}.items()
+        for group, units in step.together.items()
         for unit in units
     }
     counts = {group.name: dict.fromkeys(map(str, Finding), 0) for group in groups}

@@ -31,11 +31,10 @@ def walk(study: Study, on_step: Watch, recorded: Sequence[Step]) -> Walked:
     run = _Published(study, on_step, iter(recorded))
     stopped = run.passes_()
     removed, weights = run.replay.removed, run.replay.weights
-    options = study.options
     walked = Walked(
         steps=run.steps, stopped=stopped, removed=removed, weights=weights, passes=tuple(run.passes)
     )
-    if options.compensation == "none" and not options.bn_reestimate:
+    if study.options.only_zeroes:
         return walked
     weights, fit = study.compensated(removed)
     return replace(walked, weights=weights, fit=fit)
@@ -58,17 +57,8 @@ class _Published:
         options, factor = self.study.options, 1.0
         while True:
             steps, stopped = self._pass(factor)
-            params, macs = self.study.ledger.ratios(self.replay.removed)
             worst = min((step.worst_z for step in steps if step.removed), default=0.0)
-            self.passes.append(
-                Pass(
-                    factor=factor,
-                    interventions=len(steps),
-                    param_ratio=params,
-                    mac_ratio=macs,
-                    worst_z=worst,
-                )
-            )
+            self.passes.append(self.study.describe_pass(factor, len(steps), self.replay.removed, worst))
             self.steps += steps
             more = options.asks_for_more and stopped.startswith("natural")
             if not more or factor > LARGEST_FACTOR:

@@ -105,14 +105,7 @@ def rank(study: Study, worth: Mapping[str, NDArray[np.float64]]) -> list[Piece]:
 
 def prefix(study: Study, pieces: list[Piece], ratio: float) -> dict[str, tuple[int, ...]]:
     """The units of as many pieces, from the first, as stay within a share of the parameters."""
-    low, high = 0, len(pieces)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if study.ledger.param_ratio(joined(pieces[:middle])) <= ratio:
-            low = middle
-        else:
-            high = middle - 1
-    return joined(pieces[:low])
+    return joined(pieces[: study.ledger.most(len(pieces), lambda count: joined(pieces[:count]), ratio)])
 
 
 def joined(pieces: list[Piece]) -> dict[str, tuple[int, ...]]:

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
@@ -119,8 +120,9 @@ class Study:
             raise DataError(
                 "a limit on the accuracy drop needs validation images; give the calibration part more images."
             )
-        dense = self._top1(validation, self.program.dense)
-        return lambda weights: dense - self._top1(validation, weights) <= limit
+        seen = validation
+        dense = self.correct(seen, self.program.dense).mean()
+        return lambda weights: bool(dense - self.correct(seen, weights).mean() <= limit)
 
     def holds_elsewhere(self, weights: Weights, factor: float) -> bool:
         """Whether images that no fit has seen keep their scores: a paired test of all validation images.
@@ -131,18 +133,34 @@ class Study:
         validation = self.images.validation
         if validation is None or len(validation.labels) < FEWEST_ELSEWHERE:
             return True
-        change = self._scores_of(validation, weights) - self._scores_of(validation, self.program.dense)
+        scores = tasks.true_class_scores(self.outputs(validation, weights), validation.labels)
+        change = scores - self._dense_elsewhere
         spread = float(change.std(ddof=1)) / len(change) ** 0.5
         limit = float(stats.t.ppf(1 - self.options.alpha, len(change) - 1)) * factor
         return bool(change.mean() >= -limit * spread - TINY)
 
-    def _scores_of(self, labelled: Labelled, weights: Weights) -> tasks.Doubles:
-        outputs = self.program.logits(self.program.start(torch.from_numpy(labelled.images)), weights)
-        return tasks.true_class_scores(outputs.numpy(), labelled.labels)
+    @cached_property
+    def _dense_elsewhere(self) -> tasks.Doubles:
+        assert self.images.validation is not None
+        outputs = self.outputs(self.images.validation, self.program.dense)
+        return tasks.true_class_scores(outputs, self.images.validation.labels)
 
-    def _top1(self, labelled: Labelled, weights: Weights) -> float:
-        outputs = self.program.logits(self.program.start(torch.from_numpy(labelled.images)), weights)
-        return float((outputs.argmax(dim=1).numpy() == labelled.labels).mean())
+    def outputs(self, labelled: Labelled, weights: Weights) -> Floats:
+        """Logits of any images under these weights of the folded graph, shape (N, K)."""
+        pieces = self.program.start(torch.from_numpy(labelled.images))
+        return self.program.logits(pieces, weights).numpy()
+
+    def correct(self, labelled: Labelled, weights: Weights) -> NDArray[np.bool_]:
+        """Which images are classified correctly under these weights, shape (N,)."""
+        found: NDArray[np.bool_] = self.outputs(labelled, weights).argmax(axis=1) == labelled.labels
+        return found
+
+    def describe_pass(self, factor: float, interventions: int, removed: Removed, worst_z: float) -> Pass:
+        """The record of one pass over all layers, with what is gone after it."""
+        params, macs = self.ledger.ratios(removed)
+        return Pass(
+            factor=factor, interventions=interventions, param_ratio=params, mac_ratio=macs, worst_z=worst_z
+        )
 
     def step(self, group: ChannelGroup) -> int:
         """Units by which a group's width changes."""
@@ -200,7 +218,7 @@ class Study:
 
     def network_weights(self, walked: Walked) -> dict[str, Tensor]:
         """What a method changed, by the names of the network's own tensors."""
-        if self.options.compensation == "none" and not self.options.bn_reestimate:
+        if self.options.only_zeroes:
             return {}  # zeros only: cutting does the same
         dense = self.program.dense
         changed = {name: value for name, value in walked.weights.items() if value is not dense[name]}

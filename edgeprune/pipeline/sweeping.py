@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from edgeprune import tasks
 from edgeprune.config import METHODS, BuildConfig
@@ -83,10 +81,13 @@ def curve(field: Field, method: Method, watch: Watch = lambda label, done, point
         removed = ranked.prefix(study, pieces, ratio)
         weights, _ = study.compensated(removed)
         param_ratio, mac_ratio = study.ledger.ratios(removed)
-        correct = _correct(study, weights, field.evaluation)
-        points.append(CurvePoint(asked=ratio, param_ratio=param_ratio, mac_ratio=mac_ratio, correct=correct))
+        correct = study.correct(field.evaluation, weights).tolist()
+        points.append(
+            CurvePoint(asked=ratio, param_ratio=param_ratio, mac_ratio=mac_ratio, correct=tuple(correct))
+        )
         watch(method.label, number + 1, len(field.ratios))
-    return make_curve(method.label, _correct(study, study.program.dense, field.evaluation), points)
+    dense = study.correct(field.evaluation, study.program.dense).tolist()
+    return make_curve(method.label, dense, points)
 
 
 def make_curve(label: str, dense: Sequence[bool], points: Sequence[CurvePoint]) -> Curve:
@@ -114,23 +115,16 @@ def taken(steps: Sequence[Step]) -> list[ranked.Piece]:
     """The units that a walk removed, in order, without those that it gave back."""
     pieces: list[ranked.Piece] = []
     for step in steps:
-        units = {step.group: step.returned if step.returned else step.units, **step.joint}
         if step.returned:
-            pieces = [_less(piece, units) for piece in pieces]
+            pieces = [_less(piece, step.together) for piece in pieces]
         elif step.removed:
-            pieces += [ranked.Piece(group, found) for group, found in units.items()]
+            pieces += [ranked.Piece(group, found) for group, found in step.together.items()]
     return [piece for piece in pieces if piece.units]
 
 
 def _less(piece: ranked.Piece, returned: dict[str, tuple[int, ...]]) -> ranked.Piece:
     back = set(returned.get(piece.group, ()))
     return ranked.Piece(piece.group, tuple(unit for unit in piece.units if unit not in back))
-
-
-def _correct(study: Study, weights: Mapping[str, Tensor], evaluation: Labelled) -> tuple[bool, ...]:
-    outputs = study.program.logits(study.program.start(torch.from_numpy(evaluation.images)), weights)
-    found = outputs.argmax(dim=1).numpy() == evaluation.labels
-    return tuple(bool(right) for right in found)
 
 
 def sweep(

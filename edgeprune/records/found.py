@@ -72,12 +72,15 @@ class Step:
     """Units of other groups that left (or were given back) together with these."""
 
     @property
+    def together(self) -> dict[str, tuple[int, ...]]:
+        """Group -> units that were taken out together, or given back."""
+        return {self.group: self.returned or self.units, **self.joint}
+
+    @property
     def gain(self) -> int:
         """How many units fewer the network has after this step."""
-        others = sum(map(len, self.joint.values()))
-        if self.returned:
-            return -len(self.returned) - others
-        return (len(self.units) + others) * self.removed
+        number = sum(map(len, self.together.values()))
+        return -number if self.returned else number * self.removed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,7 +71,7 @@ def units(report: Report) -> list[UnitRow]:
     names = dict(enumerate(report.trajectory.class_names))
     settled: dict[tuple[str, int], UnitRow] = {}
     for number, step in enumerate(report.trajectory.steps, start=1):
-        taken = {step.group: step.units, **step.joint}
+        taken = step.together
         together = sum(map(len, taken.values()))
         for group, unit in _given_back(step):
             if (group, unit) in settled:
@@ -103,7 +103,7 @@ def units(report: Report) -> list[UnitRow]:
 
 def _given_back(step: Step) -> Iterator[tuple[str, int]]:
     if step.returned:
-        for group, members in {step.group: step.returned, **step.joint}.items():
+        for group, members in step.together.items():
             yield from ((group, unit) for unit in members)
 
 

@@ -11,19 +11,29 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgeprune.cli.app import Settings, app, guarded
+from edgeprune.cli.flags import (
+    IMAGES,
+    INPUT,
+    LIMITS,
+    OUTPUT,
+    SEARCH,
+    Align,
+    Allocation,
+    Alpha,
+    ConfigFile,
+    MaxAccuracyDrop,
+    MaxLatency,
+    MaxMemory,
+    MaxSize,
+    SamplesPerClass,
+    Seed,
+)
 from edgeprune.cli.progress import watching
 
 if TYPE_CHECKING:
     from edgeprune.records import Report, Verdict
 
 COLOURS = {"fits": "green", "over": "red", "undecided": "yellow"}
-INPUT, SEARCH, LIMITS, IMAGES, OUTPUT = (
-    "Network, images, target",
-    "Analysis",
-    "Limits",
-    "Preprocessing",
-    "Output",
-)
 
 
 def numbers(text: str | None) -> tuple[float, ...] | None:
@@ -51,10 +61,7 @@ def pixels(text: str | None) -> tuple[int, ...] | None:
 @app.command()
 @guarded
 def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="Settings file; flags win over it.", rich_help_panel=INPUT),
-    ] = None,
+    config: ConfigFile = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -98,13 +105,8 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
         bool | None,
         typer.Option(help="Re-estimate BatchNorm statistics; affine does so anyway.", rich_help_panel=SEARCH),
     ] = None,
-    allocation: Annotated[
-        str | None,
-        typer.Option(help="Of a criterion: global or uniform over layers [global].", rich_help_panel=SEARCH),
-    ] = None,
-    alpha: Annotated[
-        float | None, typer.Option(help="Level of the causal test [0.05].", rich_help_panel=SEARCH)
-    ] = None,
+    allocation: Allocation = None,
+    alpha: Alpha = None,
     test: Annotated[
         str | None, typer.Option(help="welch or paired samples [welch].", rich_help_panel=SEARCH)
     ] = None,
@@ -134,29 +136,17 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
         bool | None,
         typer.Option(help="Stop a test when its verdict is sure [on].", rich_help_panel=SEARCH),
     ] = None,
-    samples_per_class: Annotated[
-        int | None, typer.Option(help="Calibration images per class.", rich_help_panel=SEARCH)
-    ] = None,
-    align: Annotated[
-        int | None, typer.Option(help="Widths are multiples of this [the target's].", rich_help_panel=SEARCH)
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Another seed, other splits [0].", rich_help_panel=SEARCH)
-    ] = None,
+    samples_per_class: SamplesPerClass = None,
+    align: Align = None,
+    seed: Seed = None,
     max_param_ratio: Annotated[
         float | None,
         typer.Option(help="Remove at most this share of parameters, 0 to 1.", rich_help_panel=LIMITS),
     ] = None,
-    max_accuracy_drop: Annotated[
-        float | None, typer.Option(help="Lose at most this many points of accuracy.", rich_help_panel=LIMITS)
-    ] = None,
-    max_latency: Annotated[str | None, typer.Option(help="Like 12ms.", rich_help_panel=LIMITS)] = None,
-    max_memory: Annotated[
-        str | None, typer.Option(help="Peak memory, like 120MB.", rich_help_panel=LIMITS)
-    ] = None,
-    max_size: Annotated[
-        str | None, typer.Option(help="Of the file, like 5MB.", rich_help_panel=LIMITS)
-    ] = None,
+    max_accuracy_drop: MaxAccuracyDrop = None,
+    max_latency: MaxLatency = None,
+    max_memory: MaxMemory = None,
+    max_size: MaxSize = None,
     threads: Annotated[
         int | None, typer.Option(help="Of one inference [the target's].", rich_help_panel=OUTPUT)
     ] = None,

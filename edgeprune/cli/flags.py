@@ -1,4 +1,4 @@
-"""Flags that several commands share with `build`: network, images, target, and how they become settings."""
+"""Flags that several commands share, and how they become settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ import typer
 if TYPE_CHECKING:
     from edgeprune.config import BuildConfig
 
-INPUT, SEARCH, OUTPUT = "Network, images, target", "Analysis", "Output"
+INPUT, SEARCH, LIMITS, IMAGES, OUTPUT = (
+    "Network, images, target",
+    "Analysis",
+    "Limits",
+    "Preprocessing",
+    "Output",
+)
 
 ConfigFile = Annotated[
     Path | None,
@@ -34,6 +40,12 @@ Seed = Annotated[int | None, typer.Option(help="Another seed, other splits [0]."
 Allocation = Annotated[
     str | None,
     typer.Option(help="Of a criterion: global or uniform over layers [global].", rich_help_panel=SEARCH),
+]
+MaxLatency = Annotated[str | None, typer.Option(help="Like 12ms.", rich_help_panel=LIMITS)]
+MaxMemory = Annotated[str | None, typer.Option(help="Peak memory, like 120MB.", rich_help_panel=LIMITS)]
+MaxSize = Annotated[str | None, typer.Option(help="Of the file, like 5MB.", rich_help_panel=LIMITS)]
+MaxAccuracyDrop = Annotated[
+    float | None, typer.Option(help="Lose at most this many points of accuracy.", rich_help_panel=LIMITS)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.", rich_help_panel=OUTPUT)]
 

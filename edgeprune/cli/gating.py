@@ -14,6 +14,7 @@ from rich.console import Console
 
 from edgeprune.cli.app import Settings, app, guarded
 from edgeprune.cli.building import show_verdict
+from edgeprune.cli.flags import LIMITS, OUTPUT, MaxAccuracyDrop, MaxLatency, MaxMemory, MaxSize
 from edgeprune.cli.progress import watching
 from edgeprune.cli.reading import RUN, AsJson, open_report
 from edgeprune.errors import ConfigError
@@ -21,7 +22,6 @@ from edgeprune.errors import ConfigError
 if TYPE_CHECKING:
     from edgeprune.records import Artifact, Budget, Interval, Measurement, Report, Verdict
 
-LIMITS, OUTPUTS = "Limits", "Output"
 START_SECONDS = 2.0
 """About what a fresh process takes until it measures: imports, loading, warming up."""
 MOST_PROCESSES = 15
@@ -45,16 +45,10 @@ class Baseline:
 @guarded
 def gate(  # noqa: PLR0913, PLR0917  # one argument for each flag
     run: Annotated[Path, RUN] = Path("edgeprune-out"),
-    max_latency: Annotated[str | None, typer.Option(help="Like 12ms.", rich_help_panel=LIMITS)] = None,
-    max_memory: Annotated[
-        str | None, typer.Option(help="Peak memory, like 120MB.", rich_help_panel=LIMITS)
-    ] = None,
-    max_size: Annotated[
-        str | None, typer.Option(help="Of the file, like 5MB.", rich_help_panel=LIMITS)
-    ] = None,
-    max_accuracy_drop: Annotated[
-        float | None, typer.Option(help="Points of accuracy.", rich_help_panel=LIMITS)
-    ] = None,
+    max_latency: MaxLatency = None,
+    max_memory: MaxMemory = None,
+    max_size: MaxSize = None,
+    max_accuracy_drop: MaxAccuracyDrop = None,
     limit: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,12 +74,12 @@ def gate(  # noqa: PLR0913, PLR0917  # one argument for each flag
             help="Measure an undecided latency again for up to so many seconds.", rich_help_panel=LIMITS
         ),
     ] = 120.0,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.", rich_help_panel=OUTPUTS)] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.", rich_help_panel=OUTPUT)] = None,
     summary: Annotated[
-        Path | None, typer.Option(help="Add Markdown to this file.", rich_help_panel=OUTPUTS)
+        Path | None, typer.Option(help="Add Markdown to this file.", rich_help_panel=OUTPUT)
     ] = None,
     github: Annotated[
-        bool, typer.Option("--annotations", help="Print GitHub annotations.", rich_help_panel=OUTPUTS)
+        bool, typer.Option("--annotations", help="Print GitHub annotations.", rich_help_panel=OUTPUT)
     ] = False,
     as_json: AsJson = False,
 ) -> None:

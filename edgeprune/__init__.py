@@ -9,7 +9,8 @@ The rooms, in the order in which a build passes them (`pipeline` is the only one
     calibration   images and labels in three disjoint splits -> network inputs
     channels      module -> channel groups, by ties over torch.export
     causal        which units are not needed: C-SWAP
-    criteria      other measures of a unit; the walk's order
+    compensate    what survivors take over of the units removed; no gradients, no labels
+    criteria      rival measures of a unit, and the walk's order
     tasks         scores and accuracy
     surgery       module + units -> smaller module
     export        module -> ONNX -> OpenVINO, and how far they agree
@@ -19,6 +20,10 @@ The rooms, in the order in which a build passes them (`pipeline` is the only one
     report        report.json, report.html, report.md
     runfolder     records on disk: cache, resume, provenance
     records       what passes between rooms
+    budgets       a limit as users write it -> a limit
+    quantities    "12ms", "5MB" -> numbers
+    data_files    where the target profiles and data descriptions that ship with edgeprune lie
+    example       the network that ships with edgeprune
     errors        what can go wrong
 
 In Python: `edgeprune.build(edgeprune.make_config({...}))` for the whole way to a report, and

@@ -8,9 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from edgeprune.compensate.layers import Layer, Program, Subject, Values, Weights, output_rows
-
-TINY = 1e-12
+from edgeprune.compensate.layers import TINY, Layer, Program, Subject, Values, Weights, output_rows
 
 
 def reestimate(subject: Subject, norms: Iterable[str], weights: Weights) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -17,6 +17,9 @@ aten = torch.ops.aten
 CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 TRANSPOSED = (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
 IMAGE_DIMS = 4
+PIECES_AT_ONCE = 8
+TINY = 1e-12
+"""Below any variance that counts."""
 
 Values = dict[fx.Node, Any]  # Any: a tensor, a size or a tuple of them, as a graph node gives it
 Weights = Mapping[str, Tensor]
@@ -87,6 +90,12 @@ class Layer:
     def channel_dim(self) -> int:
         """Axis of the source that holds the channels."""
         return 1 if self.stride else -1
+
+
+def in_turn(program: Program, look: Callable[[Piece], Result], pieces: Sequence[Piece]) -> Iterator[Result]:
+    """What each piece gives, in order, a few held at a time: sums do not depend on timing."""
+    for first in range(0, len(pieces), PIECES_AT_ONCE):
+        yield from program.each(look, pieces[first : first + PIECES_AT_ONCE])
 
 
 def find_layers(program: Program) -> dict[str, Layer]:

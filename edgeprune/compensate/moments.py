@@ -8,13 +8,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from edgeprune.compensate.layers import IMAGE_DIMS, Layer, Program, Subject, Values, Weights, channel_rows
+from edgeprune.compensate.layers import (
+    IMAGE_DIMS,
+    Layer,
+    Program,
+    Subject,
+    Values,
+    Weights,
+    channel_rows,
+    in_turn,
+)
 
 aten = torch.ops.aten
 MOST_ROWS = 32_000
 """Positions that are looked at, over all images: neighbours say much the same."""
-PIECES_AT_ONCE = 8
-"""Pieces whose sums are held together: added in order, the result does not depend on timing."""
 ADDITIONS = (aten.add.Tensor, aten.add_.Tensor)
 
 
@@ -50,7 +57,7 @@ def measure_moments(
     Args:
         subject: The network and images.
         weights: Of the current network.
-        on_progress: Called with images done and all images.
+        on_progress: Called with pieces done and all pieces.
     """
     program, layers, images = subject.program, subject.layers, subject.images
     sources = {layer.source: layer for layer in layers.values() if layer.groups == 1}
@@ -60,12 +67,10 @@ def measure_moments(
     pieces = program.start(images)
     per_image = -(-MOST_ROWS // len(images))
     look = _Look(program, weights, stops, sources, frozenset(sums.values()), per_image)
-    for first in range(0, len(pieces), PIECES_AT_ONCE):
-        some = pieces[first : first + PIECES_AT_ONCE]
-        for found in program.each(look, some):
-            for key, part in found.items():
-                totals[key] = totals[key] + part if key in totals else part
-        on_progress(min(first + PIECES_AT_ONCE, len(pieces)), len(pieces))
+    for done, found in enumerate(in_turn(program, look, pieces), start=1):
+        for key, part in found.items():
+            totals[key] = totals[key] + part if key in totals else part
+        on_progress(done, len(pieces))
     return Measured(
         {node: total.moments() for (kind, node), total in totals.items() if kind == "read"},
         {name: float(totals["whole", node].variance().sum()) for name, node in sums.items()},

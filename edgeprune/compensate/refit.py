@@ -9,19 +9,22 @@ weights the layer has (ridge). No labels, no gradients.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, fx
 
 from edgeprune.compensate.layers import (
+    TINY,
     Layer,
     Subject,
     Values,
     Weights,
     can_unfold,
+    in_turn,
     output_rows,
     patches,
     weight_rows,
@@ -37,9 +40,7 @@ ROWS_PER_UNKNOWN, FEWEST_ROWS = 8, 20_000
 """Positions that one fit looks at, at most: beyond them the solution hardly changes."""
 FEWEST_IMAGES, SPARE = 64, 4
 """Images that they come from, at least; and how many times as many positions those have."""
-PIECES_AT_ONCE = 8
 MOST_RIDGES = 10
-TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -138,12 +139,8 @@ class _Run:
         most = max(FEWEST_ROWS, ROWS_PER_UNKNOWN * int(read[0].sum()))
         pairs, thin = self._sample(_positions(layer), most)
         other = self._other_branch(layer)
-        sums = None
-        for first in range(0, len(pairs), PIECES_AT_ONCE):
-            look = partial(self._look, layer, weight, other, thin)
-            for part in self.program.each(look, pairs[first : first + PIECES_AT_ONCE]):
-                sums = part if sums is None else sums + part
-        assert sums is not None
+        look = partial(self._look, layer, weight, other, thin)
+        sums = reduce(operator.add, in_turn(self.program, look, pairs))
         start = weight_rows(layer, weight).double()
         solution = _solve(sums, start, read, self.ridge, intercept=layer.bias is not None)
         self.fitted |= self._settled(layer, weight, sums, solution)

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, fx
 
-from edgeprune.compensate.layers import Layer
+from edgeprune.compensate.layers import TINY, Layer
 from edgeprune.compensate.moments import Measured, Moments
 from edgeprune.compensate.shrinkage import oas
 from edgeprune.records import ChannelGroup
@@ -33,7 +33,6 @@ RIDGE = 1e-3
 """λ as a share of the mean variance of the channels."""
 ROUNDS = 32
 """A group's order is found in about so many rounds for each factor e of its width: the fewer, the coarser."""
-TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -178,8 +178,12 @@ class Build:
             detail = f"{param_ratio:.1%} of parameters removed, worst z {step.worst_z:+.2f}"
             self.watcher.progress("walk", settled, units, detail)
 
-        journey = Journey(recorded=recorded, on_step=on_step)
+        journey = Journey(recorded=recorded, on_step=on_step, on_progress=self.progress)
         return find_units(self.analysed, self.images, self.options, journey)
+
+    def progress(self, name: str, done: int, total: int) -> None:
+        """Of what takes longer than an intervention."""
+        self.watcher.progress(name, done, total, "")
 
     @cached_property
     def options(self) -> PruneOptions:

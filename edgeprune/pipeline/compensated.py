@@ -44,6 +44,8 @@ class Network:
     weights: dict[str, Tensor]
     fit: compensate.Refit
     removed: dict[str, tuple[int, ...]]
+    worst_z: float = 0.0
+    """Of any class, as refitted."""
 
 
 def walk(study: Study, on_step: Watch, recorded: Sequence[Step]) -> Walked:
@@ -67,6 +69,8 @@ class _Passes:
     recorded: Iterator[Step]
     steps: list[Step] = field(default_factory=list)
     passes: list[Pass] = field(default_factory=list)
+    blocks: int = 0
+    """Of this pass."""
 
     def run(self) -> tuple[Network, str]:
         network = Network(dict(self.study.program.dense), NO_FIT, {})
@@ -88,18 +92,18 @@ class _Passes:
 
     def _pass(self, network: Network, factor: float) -> tuple[Network, bool]:
         """Walk and refit; the network then, and whether the limit on parameters ended the walk."""
-        study, examiner = self.study, self.study.examiner(factor)
-        scout = study.examiner(LENIENCE * factor)
+        study = self.study
         measured = study.measure(network.weights)
         survivors = study.survivors(network.weights, measured, network.removed)
         blocks = survivors.blocks(
             {g.name: study.step(g) for g in study.groups}, study.prices(network.removed)
         )
+        self.blocks = len(blocks)
         steps, reached = causal.OrderedWalk(
             network=survivors,
             blocks=blocks,
             scores=lambda shard, changed: study.scores(shard, {**survivors.weights, **changed}),
-            examiner=scout,
+            examiner=study.examiner(LENIENCE * factor),
             most=min(MOST_BLOCKS, study.options.group_test),
             within=study.ledger.within(study.options.max_param_ratio),
             on_step=lambda step, settled: self.on_step(step, settled, len(blocks), survivors.removed),
@@ -107,50 +111,52 @@ class _Passes:
         ).run()
         self.steps += steps
         taken = [step for step in steps if step.removed]
-        if not taken:
-            settled = network
-        elif factor > 1 and study.options.max_accuracy_drop is None:
-            settled = self._without(network, measured, taken)  # beyond the guarantee: only the ratio counts
-        else:
-            settled = self._settle(network, measured, taken, factor)
-        outcome = examiner.examine(lambda shard: study.scores(shard, settled.weights))
-        self.passes.append(study.describe_pass(factor, len(steps), settled.removed, outcome.worst_z))
+        settled = self._settle(network, survivors, taken, factor) if taken else network
+        self.passes.append(study.describe_pass(factor, len(steps), settled.removed, settled.worst_z))
         return settled, reached and settled.removed == survivors.removed
 
     def _settle(
-        self, network: Network, measured: compensate.Measured, taken: list[Step], factor: float
+        self, network: Network, survivors: compensate.Survivors, taken: list[Step], factor: float
     ) -> Network:
         """Refit; where that breaks a limit, search for how much of what was taken the network bears."""
-        examiner = self.study.examiner(factor)
+        bound = factor == 1.0 or self.study.options.max_accuracy_drop is not None
         good, count, bad = 0, len(taken), len(taken) + 1
         best = network
         for _ in range(MOST_REFITS):
-            candidate = self._without(network, measured, taken[:count])
-            if self._holds(candidate, examiner, factor):
+            if count < len(taken):
+                survivors = self._without(network, survivors.measured, taken[:count])
+            candidate, holds = self._refitted(survivors, factor)
+            if holds or not bound:  # beyond the guarantee, where only the share of parameters counts
                 good, best = count, candidate
             else:
                 bad = count
             if bad - good <= 1:
                 break
             count = (good + bad) // 2
-        self._give_back_(taken[good:])
+        self._give_back_(taken[good:], best.removed)
         return best
 
-    def _without(self, network: Network, measured: compensate.Measured, taken: Sequence[Step]) -> Network:
+    def _without(
+        self, network: Network, measured: compensate.Measured, taken: Sequence[Step]
+    ) -> compensate.Survivors:
         survivors = self.study.survivors(network.weights, measured, network.removed)
         for step in taken:
             survivors.remove_(step.together)
-        fit = self.study.refit(survivors.weights, survivors.removed)
-        return Network({**survivors.weights, **fit.weights}, fit, survivors.removed)
+        return survivors
 
-    def _holds(self, network: Network, examiner: causal.Examiner, factor: float) -> bool:
-        outcome = examiner.examine(lambda shard: self.study.scores(shard, network.weights))
-        fine = outcome.finding is not Finding.CRITICAL and self.study.accepts(network.weights)
-        return fine and self.study.holds_elsewhere(network.weights, factor)
+    def _refitted(self, survivors: compensate.Survivors, factor: float) -> tuple[Network, bool]:
+        """The network after sequential least squares, and whether it keeps the guarantee and the limits."""
+        study = self.study
+        fit = study.refit(survivors.weights, survivors.removed)
+        weights = {**survivors.weights, **fit.weights}
+        outcome = study.examiner(factor).examine(lambda shard: study.scores(shard, weights))
+        fine = outcome.finding is not Finding.CRITICAL and study.accepts(weights)
+        network = Network(weights, fit, survivors.removed, outcome.worst_z)
+        return network, fine and study.holds_elsewhere(weights, factor)
 
-    def _give_back_(self, taken: Sequence[Step]) -> None:
+    def _give_back_(self, taken: Sequence[Step], removed: Removed) -> None:
         for step in reversed(taken):
             back = replace(step, units=(), returned=step.units, evaluated=0, note=GIVEN_BACK)
             recorded = next(self.recorded, back)
             self.steps.append(recorded)
-            self.on_step(recorded, 0, 1, {})
+            self.on_step(recorded, self.blocks, self.blocks, removed)

@@ -41,7 +41,7 @@ def explain_run(
     with RunFolder.open(config.out) as folder:
         build = Build(inputs, folder, watcher)
         recorded_walk(build)
-        study = make_study(build.analysed, build.images, build.options)
+        study = make_study(build.analysed, build.images, build.options, build.progress)
         runner = _Interventions(study)
         digests = walk_inputs(build)
 

@@ -18,6 +18,14 @@ Reference = Literal["dense", "current"]
 Order = Literal["magnitude", "random"]
 
 
+Progress = Callable[[str, int, int], None]
+"""What is under way besides interventions, how much of it is done, and of how much."""
+
+
+def silent(name: str, done: int, total: int) -> None:
+    """Progress that nobody sees."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Labelled:
     """Images as the network reads them, shape (N, C, H, W), float32, and labels, shape (N,)."""
@@ -97,8 +105,7 @@ class Journey:
 
     recorded: Sequence[Step] = ()
     on_step: Callable[[Step, int, int, float], None] = lambda step, settled, units, param_ratio: None
-    on_progress: Callable[[int, int], None] = lambda done, total: None
-    """Of a criterion: what is done, and of how much."""
+    on_progress: Progress = silent
 
 
 def asked_options(config: BuildConfig, *, align: int) -> PruneOptions:

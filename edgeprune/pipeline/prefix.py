@@ -44,7 +44,7 @@ def prune_run(config: BuildConfig, param_ratio: float, *, watcher: Watcher | Non
         build = Build(inputs, folder, watcher)
         record = recorded_walk(build)
         _check_reached(record, param_ratio, config)
-        study = make_study(build.analysed, build.images, build.options)
+        study = make_study(build.analysed, build.images, build.options, build.progress)
         pieces = _pieces(study, build, record)
         removed = within(study, [(p.group, unit) for p in pieces for unit in p.units], param_ratio)
         found = _found(
@@ -71,11 +71,7 @@ def _pieces(study: Study, build: Build, record: Pruning) -> list[ranked.Piece]:
         return taken(record.trajectory.steps)
     if study.options.method in ("c-swap", "c-swap-c"):
         return []
-    name = build.options.method
-    worth = ranked.scores(
-        study, build.analysed.module, lambda done, total: build.watcher.progress(name, done, total, "")
-    )
-    return ranked.rank(study, worth)
+    return ranked.rank(study, ranked.scores(study, build.analysed.module))
 
 
 def within(study: Study, order: Sequence[tuple[str, int]], ratio: float) -> Removed:

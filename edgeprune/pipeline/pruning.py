@@ -13,7 +13,7 @@ from edgeprune import causal, channels, tasks
 from edgeprune.errors import DataError, ModelError, NothingToPrune
 from edgeprune.pipeline import compensated, published, ranked
 from edgeprune.pipeline.ledger import Removed
-from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions
+from edgeprune.pipeline.options import Images, Journey, Labelled, Progress, PruneOptions, silent
 from edgeprune.pipeline.study import Study, Walked
 from edgeprune.records import (
     ChannelGroup,
@@ -95,7 +95,7 @@ def find_units(
         JournalError: the recorded steps are of another walk.
     """
     journey = journey or Journey()
-    study = make_study(analysed, images, options)
+    study = make_study(analysed, images, options, journey.on_progress)
     walked = _walk(study, analysed.module, journey)
     groups, final = study.groups, study.all_scores(walked.weights)
     pruning = Pruning(
@@ -109,7 +109,9 @@ def find_units(
     return Found(pruning, study.network_weights(walked))
 
 
-def make_study(analysed: Analysed, images: Images, options: PruneOptions) -> Study:
+def make_study(
+    analysed: Analysed, images: Images, options: PruneOptions, on_progress: Progress = silent
+) -> Study:
     """The network compiled and run once on the calibration images.
 
     Raises:
@@ -119,7 +121,7 @@ def make_study(analysed: Analysed, images: Images, options: PruneOptions) -> Stu
     program = causal.Program(analysed.traced.graph_module, batch=analysed.traced.batch)
     logits = program.logits(program.start(torch.from_numpy(calibration.images)), program.dense).numpy()
     check_outputs(logits, calibration.labels, images.names)
-    return Study(analysed.traced, analysed.coupling, images, options, program, logits)
+    return Study(analysed.traced, analysed.coupling, images, options, program, logits, on_progress)
 
 
 def _walk(study: Study, module: nn.Module, journey: Journey) -> Walked:
@@ -131,7 +133,7 @@ def _walk(study: Study, module: nn.Module, journey: Journey) -> Walked:
             journey.recorded,
         )
     if study.options.method != "c-swap-c":
-        return ranked.walk(study, module, journey.on_progress)
+        return ranked.walk(study, module)
     return compensated.walk(
         study,
         lambda step, done, blocks, removed: journey.on_step(step, done, blocks, ledger.param_ratio(removed)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ class Piece:
     units: tuple[int, ...]
 
 
-def walk(study: Study, module: nn.Module, on_progress: Callable[[int, int], None]) -> Walked:
+def walk(study: Study, module: nn.Module) -> Walked:
     """Rank by the criterion of the options, and cut as far as the limits ask for.
 
     Raises:
@@ -38,7 +38,7 @@ def walk(study: Study, module: nn.Module, on_progress: Callable[[int, int], None
             f"method = {options.method}: a criterion ranks units and does not say how many to remove; "
             "give --max-param-ratio or --max-accuracy-drop."
         )
-    pieces = rank(study, scores(study, module, on_progress))
+    pieces = rank(study, scores(study, module))
     top = options.max_param_ratio if options.max_param_ratio is not None else 1.0
     walked = _cut(study, pieces, top)
     if study.accepts(walked.weights):
@@ -62,9 +62,7 @@ def _cut(study: Study, pieces: list[Piece], ratio: float) -> Walked:
     return Walked(steps=[], stopped=stopped, removed=removed, weights=weights, fit=fit)
 
 
-def scores(
-    study: Study, module: nn.Module, on_progress: Callable[[int, int], None]
-) -> Mapping[str, NDArray[np.float64]]:
+def scores(study: Study, module: nn.Module) -> Mapping[str, NDArray[np.float64]]:
     subject = criteria.Subject(
         graph=study.traced.graph_module,
         groups=study.groups,
@@ -72,7 +70,7 @@ def scores(
         labels=torch.from_numpy(study.images.calibration.labels),
         module=module,
         batch=study.traced.batch,
-        on_progress=on_progress,
+        on_progress=study.progress(study.options.method),
     )
     method = study.options.method
     if method.startswith("python:"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from edgeprune import causal, channels, compensate, tasks
 from edgeprune.errors import DataError
 from edgeprune.pipeline.ledger import Ledger, Removed
-from edgeprune.pipeline.options import Images, Labelled, PruneOptions
+from edgeprune.pipeline.options import Images, Labelled, Progress, PruneOptions, silent
 from edgeprune.records import ChannelGroup, Floats, Ints, Pass, Step
 
 Weights = Mapping[str, Tensor]
@@ -50,6 +50,7 @@ class Study:
         options: How far to go.
         program: The dense network, compiled.
         logits: Its outputs for the calibration images.
+        on_progress: Sees what takes longer than an intervention.
     """
 
     traced: channels.Traced
@@ -58,6 +59,7 @@ class Study:
     options: PruneOptions
     program: causal.Program
     logits: Floats
+    on_progress: Progress = silent
     judge: causal.Judge = field(init=False)
     chosen: Ints = field(init=False)
     """Calibration images that the judge looks at, class by class."""
@@ -167,10 +169,14 @@ class Study:
         return causal.aligned_step(group, self.options.align)
 
     def measure(self, weights: Weights) -> compensate.Measured:
-        return compensate.measure_moments(self.subject, weights)
+        return compensate.measure_moments(self.subject, weights, on_progress=self.progress("moments"))
 
     def refit(self, weights: Weights, removed: Removed) -> compensate.Refit:
-        return compensate.refit(self.subject, weights, removed)
+        return compensate.refit(self.subject, weights, removed, on_progress=self.progress("least squares"))
+
+    def progress(self, name: str) -> Callable[[int, int], None]:
+        """Tells how far something of this name is."""
+        return partial(self.on_progress, name)
 
     def prices(self, removed: Removed) -> dict[str, float] | None:
         """What one unit less of each group saves, as the options count."""

@@ -106,7 +106,7 @@ def _pieces(study: Study, analysed: Analysed) -> list[ranked.Piece]:
         case "c-swap":
             walked = published.walk(study, lambda *seen: None, ())
         case _:
-            worth = ranked.scores(study, analysed.module, lambda done, total: None)
+            worth = ranked.scores(study, analysed.module)
             return ranked.rank(study, worth)
     return taken(walked.steps)
 

@@ -222,6 +222,18 @@ def test_what_is_counted_is_exact(figure, least):
     assert judged(line(figure, value / dense - 0.001, Basis.DENSE)).outcome is Outcome.OVER
 
 
+def test_instructions_are_exact_and_counted_just_now():
+    counts = {"pruned": 100.0, "dense": 200.0, "baseline": 99.0}
+
+    def outcome(value: float, basis: Basis = Basis.ABSOLUTE, given: dict[str, float] = counts) -> Outcome:
+        limit = line(Figure.INSTRUCTIONS, value, basis)
+        return judge_report(report_with(), limit, baseline=report_with(), instructions=given).outcome
+
+    assert outcome(100) is outcome(0.5, Basis.DENSE) is outcome(1.02, Basis.BASELINE) is Outcome.FITS
+    assert outcome(99) is outcome(0.49, Basis.DENSE) is outcome(1.01, Basis.BASELINE) is Outcome.OVER
+    assert outcome(100, given={}) is outcome(1.0, Basis.BASELINE, {"pruned": 1.0}) is Outcome.UNDECIDED
+
+
 def test_unblocked_convolutions_need_a_layout():
     layout = Layout(convolutions=9, unblocked=2, reorders=3, blocked_layout=True)
     found = report_with(layouts={"pruned": layout})

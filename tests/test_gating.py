@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -19,7 +22,7 @@ from edgeprune import measure, report, target
 from edgeprune.cli import measuring
 from edgeprune.errors import TargetUnreachable
 from edgeprune.measure import stairs
-from edgeprune.records import Figure, Interval, Limit, Measurement, Report
+from edgeprune.records import Figure, Instructions, Interval, Limit, Measurement, Report, Target
 
 
 def edgeprune(*words: object) -> Result:
@@ -126,6 +129,49 @@ def test_too_little_time_another_machine_or_no_files_measure_nothing(run, tmp_pa
     assert edgeprune("gate", run_folder(tmp_path / "other", elsewhere), *words, "900").exit_code == 4
     (run / "dense.xml").unlink()
     assert edgeprune("gate", run, *words, "900").exit_code == 4
+
+
+def test_an_undecided_latency_of_a_device_is_measured_again_there(run, asked, monkeypatch):
+    """Through the same place as the build, and only if it is still the same machine."""
+    machine = {"cpu": "Cortex-A76"}
+    opened: list[str] = []
+
+    @contextlib.contextmanager
+    def place(target: Target, **_: object) -> Iterator[SimpleNamespace]:
+        opened.append(target.host)
+        yield SimpleNamespace(facts=lambda: machine, options=lambda: {"cpus": [3]}, noted=lambda found: found)
+
+    monkeypatch.setattr("edgeprune.measure.place", place)
+    there = replace(quiet_report().measurement, machine=machine)
+    device = replace(quiet_report(), target=replace(quiet_report().target, host="pi@pi5"), measurement=there)
+    words = ("--max-latency", "4.65ms", "--measure-more", "900")
+    report.write(device, run)
+    assert edgeprune("gate", run, *words).exit_code == 0
+    assert (opened, asked) == (["pi@pi5"], [["dense", "pruned"]])
+    machine = {"cpu": "another"}
+    assert edgeprune("gate", run, *words).exit_code == 4
+    assert (len(opened), len(asked)) == (2, 1)
+
+
+def test_instructions_are_counted_where_a_limit_asks_for_them(run, tmp_path, monkeypatch):
+    counts = {"pruned": 102.0, "dense": 200.0, "before": 100.0}
+    seen: list[str] = []
+
+    def count(path: Path, **settings: object) -> Instructions:
+        name = "before" if "main" in path.parts else path.stem
+        seen.append(f"{name} {settings['counter']}")
+        return Instructions(per_inference=counts[name], method="callgrind")
+
+    monkeypatch.setattr("edgeprune.measure.instructions", count)
+    monkeypatch.setattr("edgeprune.measure.perf_counts", lambda: False)
+    before = run_folder(tmp_path / "main", quiet_report())
+    limit = ("--limit", "instructions <= +1% vs baseline", "--baseline", before)
+    assert edgeprune("gate", run, *limit).exit_code == 3
+    assert sorted(seen) == ["before callgrind", "dense callgrind", "pruned callgrind"]
+    assert edgeprune("gate", run, "--limit", "instructions <= 110").exit_code == 0
+    seen.clear()
+    edgeprune("gate", run, "--limit", "macs <= 1 G")
+    assert not seen
 
 
 def test_a_baseline_with_its_file_is_measured_interleaved(run, tmp_path, asked):

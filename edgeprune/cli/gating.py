@@ -180,12 +180,37 @@ def decide(  # noqa: PLR0913 - what a verdict rests on, and two switches
     ratio: Interval | None = None
     if baseline and seconds and wants_baseline_time(budget):
         ratio = against_baseline(found, run, baseline, seconds=seconds, quiet=quiet)
-    verdict = judge_report(found, budget, baseline=stored, to_baseline=ratio)
+    counts = count(found, budget, run, baseline)
+    verdict = judge_report(found, budget, baseline=stored, to_baseline=ratio, instructions=counts)
     if verdict.outcome is Outcome.UNDECIDED and seconds and undecided_time(verdict):
         measured = again(found, run, seconds=seconds, quiet=quiet)
     if measured is None:
         return verdict
-    return judge_report(found, budget, baseline=stored, to_baseline=ratio, measurement=measured)
+    return judge_report(
+        found, budget, baseline=stored, to_baseline=ratio, measurement=measured, instructions=counts
+    )
+
+
+def count(found: Report, budget: Budget, run: Path, baseline: Baseline | None) -> dict[str, float]:
+    """CPU instructions where a limit asks for them, of the files that are here, all counted the same way."""
+    import numpy as np
+
+    from edgeprune.measure import instructions, perf_counts
+    from edgeprune.records import Figure
+
+    if all(limit.figure is not Figure.INSTRUCTIONS for limit in budget.limits):
+        return {}
+    counter = "perf" if perf_counts() else "callgrind"
+    files = {name: deployed(run, artifact) for name, artifact in found.artifacts.items()}
+    if baseline:
+        files["baseline"] = baseline.file
+    image = np.random.default_rng(0).random(found.artifacts["pruned"].input_shape[1:], dtype=np.float32)
+    counted = {
+        name: instructions(file, runtime=found.target.runtime, image=image, counter=counter)
+        for name, file in files.items()
+        if file is not None
+    }
+    return {name: count.per_inference for name, count in counted.items() if count is not None}
 
 
 def wants_baseline_time(budget: Budget) -> bool:
@@ -222,43 +247,54 @@ def against_baseline(
 
 def again(found: Report, run: Path, *, seconds: float, quiet: bool) -> Measurement | None:
     """Measure dense and pruned with more processes, on the machine of the report only."""
-    from edgeprune.measure import describe_machine
-
     files = {name: deployed(run, artifact) for name, artifact in found.artifacts.items()}
-    here = describe_machine()
     known = {name: file for name, file in files.items() if file is not None}
-    if found.target.host or len(known) < len(files):
+    if len(known) < len(files):
         return None
-    if any(found.measurement.machine.get(fact) != value for fact, value in here.items()):
-        return None
-    return measure_files(known, found, seconds=seconds, quiet=quiet)
+    return measure_files(known, found, seconds=seconds, quiet=quiet, same_machine=True)
 
 
 def measure_files(
-    files: dict[str, Path], found: Report, *, seconds: float, quiet: bool
+    files: dict[str, Path], found: Report, *, seconds: float, quiet: bool, same_machine: bool = False
 ) -> Measurement | None:
-    """As many processes as the time allows; None where those are fewer than the report had, or no runtime."""
+    """Measure where the report was; as many processes as the time allows.
+
+    None where those are fewer than the report had, where the device or its runtime is missing, and where it
+    has to be the report's machine and is not.
+    """
     import numpy as np
 
     from edgeprune.errors import TargetUnreachable
-    from edgeprune.measure import measure
+    from edgeprune.measure import measure, place
 
-    before = found.measurement.latency["pruned"]
-    times = [latency.p50_ms.value for latency in found.measurement.latency.values()]
-    each = START_SECONDS + before.load_ms / 1000 + min(4.0, 0.2 * max(times))
-    processes = min(MOST_PROCESSES, int(seconds / (each * (len(files) + 1))))
-    if processes < before.processes:
+    processes = processes_within(seconds, found, len(files))
+    if processes < found.measurement.latency["pruned"].processes:
         return None
     image = np.random.default_rng(0).random(found.artifacts["pruned"].input_shape[1:], dtype=np.float32)
     with watching(quiet=Settings.quiet or quiet) as watcher:
         try:
-            return measure(
-                files,
-                runtime=found.target.runtime,
-                threads=found.target.threads,
-                image=image,
-                processes=processes,
-                on_progress=lambda done, total: watcher.progress("measure", done, total, "fresh processes"),
-            )
+            with place(found.target) as here:
+                then = found.measurement.machine
+                if same_machine and any(then.get(fact) != now for fact, now in here.facts().items()):
+                    return None
+                measured = measure(
+                    files,
+                    runtime=found.target.runtime,
+                    threads=found.target.threads,
+                    image=image,
+                    processes=processes,
+                    on_progress=lambda done, total: watcher.progress(
+                        "measure", done, total, "fresh processes"
+                    ),
+                    **here.options(),
+                )
+                return here.noted(measured)
         except TargetUnreachable:
             return None
+
+
+def processes_within(seconds: float, found: Report, files: int) -> int:
+    """How many processes for each of some files a time allows, by what the report's own took."""
+    times = [latency.p50_ms.value for latency in found.measurement.latency.values()]
+    each = START_SECONDS + found.measurement.latency["pruned"].load_ms / 1000 + min(4.0, 0.2 * max(times))
+    return min(MOST_PROCESSES, int(seconds / (each * (files + 1))))

@@ -9,7 +9,7 @@ time       By its 95 % interval: over only if all of it is above the limit, fits
            ratio of CPU times, which noise does not lengthen.
 memory     By the peak of the whole process, runtime included: a device runs out of the total, and the total
            never flatters. The part above the bare runtime is in the reason.
-size, parameters, multiply-adds, unblocked convolutions
+size, parameters, multiply-adds, unblocked convolutions, CPU instructions
            Exactly.
 accuracy   Against dense, by the drop on the whole evaluation set. That drop is a fact about those images, and
            measuring it again cannot narrow its interval, so an interval rule would leave most gates undecided
@@ -81,13 +81,14 @@ def judge(  # noqa: PLR0913 - keywords, and all but the first three have a defau
     return _judge(budget, evidence)
 
 
-def judge_report(
+def judge_report(  # noqa: PLR0913 - keywords, each with a default
     report: Report,
     budget: Budget,
     *,
     baseline: Report | None = None,
     to_baseline: Interval | None = None,
     measurement: Measurement | None = None,
+    instructions: Mapping[str, float] | None = None,
 ) -> Verdict:
     """Give the verdict on a stored report.
 
@@ -95,8 +96,11 @@ def judge_report(
         baseline: The report that limits against a baseline speak of.
         to_baseline: Time of the pruned network over the baseline's, interleaved; None: not measured.
         measurement: In the place of the report's own, where it was measured again.
+        instructions: CPU instructions of an inference, of `pruned`, `dense` and `baseline`.
     """
-    evidence = replace(of_report(report), baseline=baseline, to_baseline=to_baseline)
+    evidence = replace(
+        of_report(report), baseline=baseline, to_baseline=to_baseline, instructions=instructions or {}
+    )
     if measurement is not None:
         evidence = replace(evidence, measurement=measurement)
     return _judge(budget, evidence)

@@ -20,6 +20,7 @@ NAMES = {
     Figure.PARAMS: "parameters",
     Figure.MACS: "multiply-adds",
     Figure.UNBLOCKED_CONVS: "unblocked convolutions",
+    Figure.INSTRUCTIONS: "CPU instructions of an inference",
     Figure.ACCURACY: "top-1 accuracy",
     Figure.CLASS_ACCURACY: "accuracy of the worst class",
 }
@@ -33,8 +34,12 @@ SHOWN: dict[Figure, tuple[Callable[[float], str], Callable[[float], str]]] = {
     Figure.PARAMS: (words.count, words.count),
     Figure.MACS: (words.count, words.count),
     Figure.UNBLOCKED_CONVS: (words.count, words.count),
+    Figure.INSTRUCTIONS: (words.count, words.count),
 }
 """How a limit and a value are said."""
+WHY_UNKNOWN = {
+    Figure.INSTRUCTIONS: "not counted: `edgeprune gate` does, beside the run's files, with perf or valgrind"
+}
 OTHERS = {Basis.DENSE: "dense", Basis.BASELINE: "the baseline"}
 
 
@@ -106,7 +111,9 @@ def _exact(limit: Limit, evidence: Evidence) -> Check:
     shown, said = SHOWN[limit.figure]
     value = figure(evidence, PRUNED, limit.figure)
     if value is None:
-        return _unknown(limit, shown(limit.value), "this system does not tell it")
+        return _unknown(
+            limit, shown(limit.value), WHY_UNKNOWN.get(limit.figure, "this system does not tell it")
+        )
     reason = ""
     if limit.figure in (Figure.MODEL_SIZE, Figure.PEAK_MEMORY):
         reason = words.margin(limit.value, value)
@@ -144,7 +151,7 @@ def _ratio(limit: Limit, evidence: Evidence) -> Check:
         return _unknown(limit, shown, f"not comparable, another machine: {'; '.join(differences)}")
     now, then = figure(evidence, PRUNED, limit.figure), figure(elsewhere, name, limit.figure)
     if now is None or then is None:
-        return _unknown(limit, shown, "one of the two figures is not known")
+        return _unknown(limit, shown, WHY_UNKNOWN.get(limit.figure, "one of the two figures is not known"))
     if limit.figure in TIMES:
         return _apart(limit, shown, evidence, elsewhere, name)
     said = SHOWN[limit.figure][1]

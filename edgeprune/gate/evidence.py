@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edgeprune.records import (
     Accuracy,
@@ -20,7 +20,7 @@ from edgeprune.records import (
 
 FINGERPRINT = ("cpu", "features", "cores", "kernel", "governor", "openvino", "onnxruntime", "settings")
 """Facts about a machine that must agree before absolute times and memory can be compared."""
-PRUNED, DENSE = "pruned", "dense"
+PRUNED, DENSE, BASELINE = "pruned", "dense", "baseline"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +37,8 @@ class Evidence:
     baseline: Report | None = None
     to_baseline: Interval | None = None
     """Time of the pruned network over the baseline's, interleaved on this machine just now."""
+    instructions: Mapping[str, float] = field(default_factory=dict)
+    """CPU instructions of an inference, of `pruned`, `dense` and `baseline`, counted just now."""
 
 
 def of_report(report: Report) -> Evidence:
@@ -58,7 +60,9 @@ def other(evidence: Evidence, basis: Basis) -> tuple[Evidence, str] | None:
         return evidence, DENSE
     if evidence.baseline is None:
         return None
-    return of_report(evidence.baseline), PRUNED
+    counted = evidence.instructions.get(BASELINE)
+    instructions = {} if counted is None else {PRUNED: counted}
+    return replace(of_report(evidence.baseline), instructions=instructions), PRUNED
 
 
 def figure(evidence: Evidence, name: str, figure: Figure) -> float | None:
@@ -81,6 +85,8 @@ def figure(evidence: Evidence, name: str, figure: Figure) -> float | None:
         }
     if layout := evidence.layouts.get(name):
         known[Figure.UNBLOCKED_CONVS] = layout.unblocked
+    if name in evidence.instructions:
+        known[Figure.INSTRUCTIONS] = evidence.instructions[name]
     return known.get(figure)
 
 

@@ -17,7 +17,7 @@ stairs.py         which widths pay on a machine
 instructions.py   CPU instructions of one inference, for machines too noisy for clocks
 """
 
-from edgeprune.measure.instructions import instructions
+from edgeprune.measure.instructions import instructions, perf_counts
 from edgeprune.measure.measuring import PAIRS, STREAM_PROCESSES, describe_machine, measure, noise_now
 from edgeprune.measure.places import Place, place
 from edgeprune.measure.stairs import step
@@ -30,6 +30,7 @@ __all__ = [
     "instructions",
     "measure",
     "noise_now",
+    "perf_counts",
     "place",
     "step",
 ]

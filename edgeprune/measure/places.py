@@ -63,6 +63,10 @@ class Place:
             return worker.describe_machine()
         return {**self.device.about["machine"], **self.device.about["runtimes"]}
 
+    def facts(self) -> dict[str, str]:
+        """Return what a measurement says of the machine it was taken on."""
+        return worker.describe_machine() if self.device is None else dict(self.device.about["machine"])
+
     def about(self, threads: int = 1) -> dict[str, Any]:  # Any: what the worker describes
         """Return all that the worker says of the machine."""
         job = ssh.worker_job("describe", threads=threads)

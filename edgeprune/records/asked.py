@@ -50,6 +50,8 @@ class Figure(StrEnum):
     PARAMS = "params"
     MACS = "macs"
     UNBLOCKED_CONVS = "unblocked_convs"
+    INSTRUCTIONS = "instructions"
+    """Of the CPU, for one inference with one thread: the same on a busy machine."""
     ACCURACY = "accuracy_top1"
     CLASS_ACCURACY = "class_accuracy"
     """Of the class that is worst off."""

@@ -17,6 +17,9 @@ import pytest
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
+PASSED = ("PIP_", "SSL_CERT", "REQUESTS_CA")
+"""Beginnings of variables that a device needs as this machine does: where packages come from."""
+
 
 @dataclass(frozen=True)
 class Server:
@@ -58,13 +61,14 @@ def words_of(process: psutil.Process) -> list[str]:
 
 
 def start(folder: Path, *, file_limit: int | None = None) -> Iterator[Server]:
-    """Start a server with keys of its own; its uploads may be limited to files of some kibibytes."""
+    """Start a server with keys and a home of its own; `file_limit`: kibibytes of the largest upload."""
     if SSHD is None or shutil.which("ssh") is None:
         pytest.skip("no sshd here; apt-get install openssh-server")
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # root's server separates privileges there
     folder.chmod(0o700)
     (folder / "tmp").mkdir()
+    (folder / "home").mkdir()
     for name in ("host_key", "user_key"):
         words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
         subprocess.run(words, check=True)
@@ -92,7 +96,9 @@ def start(folder: Path, *, file_limit: int | None = None) -> Iterator[Server]:
 
 
 def write_configs(folder: Path, port: int) -> None:
-    environment = f"TMPDIR={folder / 'tmp'} PATH={os.environ['PATH']}"
+    passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
+    given = {**passed, "TMPDIR": folder / "tmp", "HOME": folder / "home", "PATH": os.environ["PATH"]}
+    environment = " ".join(f'"{name}={value}"' for name, value in given.items())
     (folder / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile {folder}/pid\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"

@@ -18,6 +18,7 @@ import psutil
 import pytest
 import sshd
 import tiny_onnx
+from small_disk import small_disk
 from sshd import Server
 from tiny_builds import program, settle
 
@@ -209,6 +210,23 @@ def test_setup_makes_a_virtual_environment_of_our_own(server, tmp_path, monkeypa
     assert [words[1:4] for words in said if "pip" in words] == [["-m", "pip", "install"]]
 
 
+@pytest.mark.heavy
+def test_setup_really_installs_the_runtime(server, tmp_path):
+    """From the package registry, into the device's home and nowhere else."""
+    words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", tmp_path / "wheels"]
+    if subprocess.run([*words, "onnxruntime"], capture_output=True, check=False).returncode:
+        pytest.skip("no package registry within reach")
+    bare = bare_python(tmp_path)
+    net = tiny_onnx.save(tmp_path / "net.onnx")
+    with room.place(target(server, python=bare), setup=True) as place:
+        found = place.measure({"net": net}, image=IMAGE, processes=1, min_runs=5, max_seconds=0.2)
+    assert found.latency["net"].runs == 5
+    assert (server.folder / "home" / ssh.VENV / "bin" / "python3").exists()
+    ours = str(server.folder / "home" / ssh.VENV / "bin" / "python3")
+    open_device(server, python=ours)  # what was installed is there the next time
+    assert nothing_left(server)
+
+
 def test_a_killed_worker_is_told_from_a_lost_connection(server, tmp_path):
     with room.place(target(server)) as place, pytest.raises(ModelError, match=r"signal 9 .out of memory"):
         during(place, server, tmp_path, lambda: [worker.kill() for worker in server.workers()])
@@ -302,6 +320,24 @@ def test_a_full_disk_is_named():
                 open_device(server)
             assert caught.value.exit_code == 1
             assert nothing_left(server)
+
+
+def test_a_disk_that_is_really_full_is_named_and_left_clean(server, tmp_path):
+    net = tmp_path / "net.onnx"
+    net.write_bytes(np.random.default_rng(0).bytes(500_000))
+    with tempfile.TemporaryDirectory(prefix="es-") as folder, small_disk(Path(folder, "disk"), 256) as disk:
+        with (
+            pytest.raises(TargetError, match="device: the disk there is full; make room") as caught,
+            room.place(target(server, folder=str(disk))) as place,
+        ):
+            place.measure({"net": net}, image=IMAGE, processes=1)
+        assert caught.value.exit_code == 1
+        assert not list(disk.iterdir())
+        (disk / "others").write_bytes(bytes(256 * 1024 - 8192))
+        with pytest.raises(TargetError, match="the disk there is full"):
+            open_device(server, folder=str(disk))
+        assert [path.name for path in disk.iterdir()] == ["others"]
+    assert nothing_left(server)
 
 
 def test_sftp_finds_a_full_disk_by_asking(monkeypatch, tmp_path):

@@ -81,6 +81,8 @@ class BuildConfig(BaseModel):
     """Of c-swap-c: what the damage of a unit is divided by for the order of removal."""
     group_test: Annotated[int, Field(ge=1)] = 64
     early_exit: bool = True
+    memory_limit: Bytes = None
+    """Of the analysis; None: half of what the machine has."""
     samples_per_class: Annotated[int, Field(ge=1)] | None = None
     align: Annotated[int, Field(ge=1)] | None = None
     """None: the target's own step."""

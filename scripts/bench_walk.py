@@ -111,9 +111,7 @@ def walked(study: Study, variant: Variant, groups: Sequence[ChannelGroup], sampl
     graph = study.traced.graph_module
     parameters = {name: value.detach() for name, value in graph.named_parameters()}
     shards = study.shards
-    network = causal.Replay(
-        study.program, groups, study.inputs, [shard.images for shard in shards], delta=variant.delta
-    )
+    network = study.replay(delta=variant.delta)
 
     def replayed(shard: causal.Shard, group: ChannelGroup | None, units: Sequence[int]) -> tasks.Doubles:
         outputs = network.outputs(shard.number, group, units).numpy()

@@ -23,7 +23,7 @@ CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 
 
 def replay(c: Case, *, delta: bool = False) -> Replay:
-    return Replay(Program(c.graph), c.groups, c.images, SHARDS, delta=delta)
+    return Replay(Program(c.graph), c.groups, [c.images[shard] for shard in SHARDS], delta=delta)
 
 
 def in_order(network: Replay, c: Case) -> list[ChannelGroup]:
@@ -142,7 +142,7 @@ def test_values_kept_at_the_cut_are_never_overwritten() -> None:
     images = torch.randn(4, 3, 6, 6)
     with torch.no_grad():
         dense = traced.graph_module(images)
-    network = Replay(Program(traced.graph_module), coupling.groups, images, [slice(0, 4)])
+    network = Replay(Program(traced.graph_module), coupling.groups, [images[:4]])
     for group in sorted(coupling.groups, key=network.position):
         network.enter(group)
         for _ in range(3):
@@ -194,7 +194,7 @@ def test_a_layer_in_convolution_groups_runs_again() -> None:
     )
     coupling = couple(trace(network, InputSpec(shape=(3, 6, 6))))
     images = torch.randn(4, 3, 6, 6)
-    delta = Replay(Program(coupling.ties.traced.graph_module), coupling.groups, images, [slice(0, 4)])
+    delta = Replay(Program(coupling.ties.traced.graph_module), coupling.groups, [images[:4]])
     for group in sorted(coupling.groups, key=delta.position):
         delta.enter(group)
         with torch.no_grad():
@@ -220,7 +220,7 @@ def watch_corrections(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 def test_values_that_nobody_reads_any_more_are_freed() -> None:
     c = case("depthwise")
-    network = Replay(Program(c.graph), c.groups, c.images, [slice(0, 60)], delta=False)
+    network = Replay(Program(c.graph), c.groups, [c.images[:60]], delta=False)
     assert network.kept_bytes == c.images.nbytes
     per_value = {"stem.weight": 6 * 36, "expand.weight": 10 * 16, "project.weight": 7}
     for group in in_order(network, c):
@@ -240,7 +240,7 @@ def test_large_images_run_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
     c = case("depthwise")
     monkeypatch.setattr("edgeprune.causal.program.PIECE_BYTES", 2.5 * c.images[0].nbytes)
     network = replay(c)
-    assert [len(shard) for shard in network._alive] == [4, 1, 11]
+    assert [len(shard) for shard in network._pieces] == [4, 1, 11]
     torch.testing.assert_close(everything(network), expected(c, {}, c.images[:30]), **CLOSE)
     torch.testing.assert_close(network.full(c.images), expected(c, {}, c.images), **CLOSE)
 
@@ -248,7 +248,7 @@ def test_large_images_run_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_network_of_batch_one_runs_image_by_image() -> None:
     c = case("concat")
     program = Program(c.graph, batch=1)
-    network = Replay(program, c.groups, c.images, SHARDS)
+    network = Replay(program, c.groups, [c.images[shard] for shard in SHARDS])
     sizes: set[int] = set()
     run = program.run_
 

@@ -2,19 +2,34 @@
 
 Removing units means zeroing their entries wherever a layer sums over them. Before the first such layer
 nothing changes: the values alive there are kept (*suffix replay*), per shard of the calibration images. That
-first layer need not run again either (delta.py).
+first layer need not run again either (delta.py). Images whose values do not fit into memory start at the
+input every time: values are large near the input, where little has to be computed again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from edgeprune.causal.delta import Reader
 from edgeprune.causal.program import Program, Values, Weights, weights_of
+from edgeprune.memory import Allowance, total_bytes
 from edgeprune.records import ChannelGroup, Ints
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """A few images on their way through the network, before the op at `place`."""
+
+    images: Values
+    values: Values
+    place: int = 0
+    charged: int = 0
+    """Bytes of memory that its values take besides the images."""
 
 
 class Replay:
@@ -23,22 +38,23 @@ class Replay:
     Args:
         program: The dense network.
         groups: Channel groups that interventions may name.
-        inputs: Calibration images, shape (N, C, H, W).
-        shards: Image numbers of each shard, in order; a shard is what one evaluation runs.
+        shards: Calibration images in pieces of what one evaluation runs, each of shape (n, C, H, W).
         delta: Whether the first layer behind the cut is corrected for few channels instead of run again: the
             same to rounding. Off: it keeps one value more at the cut, and was hardly quicker when measured.
+        allowance: Memory for the values alive at the cut; None: any amount.
     """
 
     def __init__(
         self,
         program: Program,
         groups: Sequence[ChannelGroup],
-        inputs: Tensor,
-        shards: Sequence[slice],
+        shards: Sequence[Tensor],
         *,
         delta: bool = False,
+        allowance: Allowance | None = None,
     ) -> None:
         self._delta = delta
+        self._allowance = allowance or Allowance()
         self._reader: Reader | None = None
         self._read: dict[int, list[Tensor]] = {}
         self._program = program
@@ -46,7 +62,7 @@ class Replay:
         self._groups = {group.name: group for group in groups}
         self._removed: dict[str, set[int]] = {group.name: set() for group in groups}
         self._cut = 0
-        self._alive = [program.start(inputs[shard]) for shard in shards]
+        self._pieces = [[Piece(start, start) for start in program.start(images)] for images in shards]
 
     @property
     def removed(self) -> dict[str, tuple[int, ...]]:
@@ -61,9 +77,9 @@ class Replay:
     @property
     def kept_bytes(self) -> int:
         """Memory of the values alive at the cut, over all shards."""
-        values = [value for shard in self._alive for piece in shard for value in piece.values()]
-        values += [output for outputs in self._read.values() for output in outputs]
-        return sum(value.nbytes for value in values if isinstance(value, Tensor))
+        outputs = [output for outputs in self._read.values() for output in outputs]
+        values = [value for shard in self._pieces for piece in shard for value in piece.values.values()]
+        return total_bytes([*outputs, *values])
 
     def position(self, group: ChannelGroup) -> int:
         """Where in the graph the first layer that sums over a group stands."""
@@ -74,11 +90,22 @@ class Replay:
         """Move the cut forward to a group, computing what the current network gives up to there."""
         position = self.position(group)
         assert position >= self._cut, "groups are visited in the order of their positions"
-        pieces = [values for shard in self._alive for values in shard]
+        pieces = [piece for shard in self._pieces for piece in shard]
         self._read.clear()
-        self._program.advance_(pieces, self._weights, self._cut, position)
+        self._program.each(partial(self._go_on_, position), pieces)
         self._cut = position
-        self._reader = Reader.find(self._program, position, group) if self._delta else None
+        behind = any(piece.place < position for piece in pieces)
+        self._reader = Reader.find(self._program, position, group) if self._delta and not behind else None
+
+    def _go_on_(self, position: int, piece: Piece) -> None:
+        """Move a piece to the cut, or back to the input where its values do not fit."""
+        values = dict(piece.values)
+        self._program.run_(values, weights=self._weights, start=piece.place, stop=position)
+        wanted = total_bytes(values.values())
+        if self._allowance.exchange(piece.charged, wanted):
+            piece.values, piece.place, piece.charged = values, position, wanted
+        else:
+            piece.values, piece.place, piece.charged = piece.images, 0, 0
 
     def outputs(self, shard: int, group: ChannelGroup | None = None, units: Sequence[int] = ()) -> Tensor:
         """Logits of one shard's images, shape (n, K), with these units taken out as well."""
@@ -89,11 +116,18 @@ class Replay:
             if reader.pays(channels, self._weights):
                 pieces = self._corrected(shard, reader, channels)
                 return program.logits(pieces, weights, start=self._cut + 1)
-        return program.logits(self._alive[shard], weights, start=self._cut)
+        return torch.cat(program.each(partial(self._finish, weights), self._pieces[shard]))
+
+    def _finish(self, weights: Weights, piece: Piece) -> Tensor:
+        """The outputs of a piece."""
+        values = dict(piece.values)
+        self._program.run_(values, weights=weights, start=piece.place, stop=len(self._program.ops))
+        output: Tensor = values[self._program.output]
+        return output
 
     def _corrected(self, shard: int, reader: Reader, channels: Ints) -> list[Values]:
         """The values alive behind the first layer, which reads these channels no more."""
-        alive = self._alive[shard]
+        alive = [piece.values for piece in self._pieces[shard]]
         if shard not in self._read:
             self._read[shard] = self._program.values_at(alive, self._weights, self._cut)
 

@@ -25,6 +25,7 @@ from edgeprune.cli.flags import (
     MaxLatency,
     MaxMemory,
     MaxSize,
+    MemoryLimit,
     SamplesPerClass,
     Seed,
 )
@@ -138,6 +139,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     ] = None,
     samples_per_class: SamplesPerClass = None,
     align: Align = None,
+    memory_limit: MemoryLimit = None,
     seed: Seed = None,
     max_param_ratio: Annotated[
         float | None,

@@ -33,6 +33,10 @@ SamplesPerClass = Annotated[
     int | None, typer.Option(help="Calibration images per class.", rich_help_panel=SEARCH)
 ]
 Alpha = Annotated[float | None, typer.Option(help="Level of the causal test [0.05].", rich_help_panel=SEARCH)]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(help="Of the analysis, like 8GB [half of the machine's].", rich_help_panel=SEARCH),
+]
 Align = Annotated[
     int | None, typer.Option(help="Widths are multiples of this [the target's].", rich_help_panel=SEARCH)
 ]

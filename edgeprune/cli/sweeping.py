@@ -52,6 +52,7 @@ def sweep(  # noqa: PLR0913, PLR0917  # one argument for each flag
     samples_per_class: flags.SamplesPerClass = None,
     alpha: flags.Alpha = None,
     align: flags.Align = None,
+    memory_limit: flags.MemoryLimit = None,
     allocation: flags.Allocation = None,
     seed: flags.Seed = None,
     as_json: flags.AsJson = False,

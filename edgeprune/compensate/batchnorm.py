@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
 
-from edgeprune.compensate.layers import TINY, Layer, Program, Subject, Values, Weights, output_rows
+from edgeprune.compensate.layers import TINY, Layer, Subject, Weights, in_turn, output_rows
+from edgeprune.compensate.pairs import Pair, Pairs
+
+Sums = tuple[int, Tensor, Tensor]
+"""Positions, and each output channel's sum and sum of squares over them."""
 
 
 def reestimate(subject: Subject, norms: Iterable[str], weights: Weights) -> dict[str, Tensor]:
@@ -22,43 +26,49 @@ def reestimate(subject: Subject, norms: Iterable[str], weights: Weights) -> dict
         norms: Weights into which a BatchNorm was folded.
         weights: Of the current network.
     """
-    program, layers = subject.program, subject.layers
-    run_weights = dict(weights)
+    program, run_weights = subject.program, dict(weights)
     found: dict[str, Tensor] = {}
-    dense, current = program.start(subject.images), program.start(subject.images)
-    place = 0
-    for layer in sorted((layers[name] for name in norms if name in layers), key=lambda one: one.place):
-        stop = layer.place + 1
-        program.advance_(dense, program.dense, place, stop)
-        program.advance_(current, run_weights, place, layer.place)
-        before = _moments(program, layer, dense, program.dense)
-        after = _moments(program, layer, current, run_weights)
-        scale = torch.sqrt(before[1] / after[1].clamp_min(TINY))
-        scale = torch.where(before[1] > TINY, scale, torch.ones_like(scale))
-        shift = before[0] - scale * after[0]
+    pairs = Pairs(subject, run_weights, frozenset())
+    layers = (subject.layers[name] for name in norms if name in subject.layers)
+    for layer in sorted(layers, key=lambda one: one.place):
+        both = in_turn(program, partial(_look, pairs, layer), pairs.pieces)
+        before, after = reduce(_added, both)
+        mean, variance = _moments(before)
+        now, spread = _moments(after)
+        scale = torch.sqrt(variance / spread.clamp_min(TINY))
+        scale = torch.where(variance > TINY, scale, torch.ones_like(scale))
         assert layer.bias is not None
         weight, bias = run_weights[layer.weight], run_weights[layer.bias]
         found[layer.weight] = torch.empty_like(weight).copy_(
             weight.double() * scale.reshape(-1, *[1] * (weight.ndim - 1))
         )
-        found[layer.bias] = (bias.double() * scale + shift).to(bias.dtype)
+        found[layer.bias] = (bias.double() * scale + mean - scale * now).to(bias.dtype)
         run_weights |= found
-        program.advance_(current, run_weights, layer.place, stop)
-        place = stop
+    pairs.release_()
     return found
 
 
-def _moments(program: Program, layer: Layer, pieces: list[Values], weights: Weights) -> tuple[Tensor, Tensor]:
+def _look(pairs: Pairs, layer: Layer, pair: Pair) -> tuple[Sums, Sums]:
+    """What a piece gives at a layer in the dense network, and in the current one."""
+    pairs.go_on_(pair, layer.place)
+    sums = []
+    for values, weights in ((pair.dense, pairs.program.dense), (pair.current, pairs.weights)):
+        after = dict(values)
+        pairs.program.run_op_(after, weights=weights, place=layer.place)
+        rows = output_rows(layer, after[layer.node])  # (groups, positions, outputs of a group)
+        first, second = rows.sum(dim=1).double(), rows.double().square().sum(dim=1)
+        sums.append((rows.shape[1], first.ravel(), second.ravel()))
+    pairs.settle_(pair)
+    return sums[0], sums[1]
+
+
+def _added(one: tuple[Sums, Sums], other: tuple[Sums, Sums]) -> tuple[Sums, Sums]:
+    dense, current = ((a[0] + b[0], a[1] + b[1], a[2] + b[2]) for a, b in zip(one, other, strict=True))
+    return dense, current
+
+
+def _moments(sums: Sums) -> tuple[Tensor, Tensor]:
     """Mean and variance of a layer's output channels."""
-    parts = program.each(partial(_look, program, layer, weights), pieces)
-    rows = sum(part[0] for part in parts)
-    mean = torch.stack([part[1] for part in parts]).sum(dim=0) / rows
-    return mean, (torch.stack([part[2] for part in parts]).sum(dim=0) / rows - mean**2).clamp_min(0)
-
-
-def _look(program: Program, layer: Layer, weights: Weights, values: Values) -> tuple[int, Tensor, Tensor]:
-    values = dict(values)
-    if layer.node not in values:
-        program.run_op_(values, weights=weights, place=layer.place)
-    rows = output_rows(layer, values[layer.node])  # (groups, positions, outputs of a group)
-    return rows.shape[1], rows.sum(dim=1).ravel().double(), rows.double().square().sum(dim=1).ravel()
+    rows, first, second = sums
+    mean = first / rows
+    return mean, (second / rows - mean**2).clamp_min(0)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
+from edgeprune.memory import Allowance
 from edgeprune.records import ChannelGroup
 
 aten = torch.ops.aten
 CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 TRANSPOSED = (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
 IMAGE_DIMS = 4
-PIECES_AT_ONCE = 8
+PIECES_AT_ONCE = 4
+"""Each gives matrices as large as all that a layer reads."""
 TINY = 1e-12
 """Below any variance that counts."""
 
@@ -59,12 +61,14 @@ class Subject:
         layers: From `find_layers`.
         groups: Its channel groups.
         images: Shape (N, C, H, W).
+        allowance: Memory for values between two layers.
     """
 
     program: Program
     layers: Mapping[str, Layer]
     groups: Sequence[ChannelGroup]
     images: Tensor
+    allowance: Allowance = field(default_factory=Allowance)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial, reduce
 
 import torch
@@ -21,7 +21,6 @@ from edgeprune.compensate.layers import (
     TINY,
     Layer,
     Subject,
-    Values,
     Weights,
     can_unfold,
     in_turn,
@@ -30,6 +29,7 @@ from edgeprune.compensate.layers import (
     weight_rows,
 )
 from edgeprune.compensate.moments import ADDITIONS
+from edgeprune.compensate.pairs import Pair, Pairs
 from edgeprune.compensate.shrinkage import oas
 from edgeprune.compensate.survivors import Removed
 from edgeprune.records import ChannelGroup
@@ -80,6 +80,7 @@ def refit(
     for done, layer in enumerate(todo):
         run.fit_(layer)
         on_progress(done + 1, len(todo))
+    run.pairs.release_()
     return Refit(weights=run.fitted, moments=run.moments)
 
 
@@ -96,11 +97,7 @@ def dead_inputs(groups: Sequence[ChannelGroup], removed: Removed) -> dict[str, l
 
 
 class _Run:
-    """The dense and the current network on their way; a piece of images goes on when a fit asks for it.
-
-    The first layers see so many positions that a few images tell them all: the others wait at the input,
-    where they take the least memory.
-    """
+    """The dense and the current network on their way, the latter refitted as it goes."""
 
     def __init__(
         self,
@@ -109,14 +106,9 @@ class _Run:
         dead: Mapping[str, list[tuple[int, Tensor]]],
         ridge: float | None,
     ) -> None:
-        program, images = subject.program, subject.images
-        self.program, self.weights, self.dead, self.ridge = program, weights, dead, ridge
-        self.pairs = [Pair(dense=dict(piece)) for piece in program.start(images)]
-        self.images = len(images)
+        self.program, self.weights, self.dead, self.ridge = subject.program, weights, dead, ridge
         self.changed = self._changed()
-        self.first = min(
-            (place for place, op in enumerate(program.ops) if op.node in self.changed), default=0
-        )
+        self.pairs = Pairs(subject, weights, self.changed)
         self.fitted: dict[str, Tensor] = {}
         self.moments: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -148,31 +140,23 @@ class _Run:
 
     def _sample(self, positions: int, most: int) -> tuple[list[Pair], int]:
         """Pieces to look at, evenly spread, and of how many of their positions one."""
-        images = min(self.images, max(FEWEST_IMAGES, -(-SPARE * most // positions)))
-        count = -(-images * len(self.pairs) // self.images)
-        places = [number * len(self.pairs) // count for number in range(count)]
-        return [self.pairs[place] for place in places], max(1, positions * images // most)
+        pieces, available = self.pairs.pieces, self.pairs.images
+        images = min(available, max(FEWEST_IMAGES, -(-SPARE * most // positions)))
+        count = -(-images * len(pieces) // available)
+        places = [number * len(pieces) // count for number in range(count)]
+        return [pieces[place] for place in places], max(1, positions * images // most)
 
     def _look(self, layer: Layer, weight: Tensor, other: fx.Node | None, thin: int, pair: Pair) -> _Sums:
         """What one piece adds to the least squares of a layer."""
-        self._go_on_(pair, layer.place)
+        self.pairs.go_on_(pair, layer.place)
         values = dict(pair.dense)
         self.program.run_op_(values, weights=self.program.dense, place=layer.place)
         target = values[layer.node]
         if other is not None:
             target = target + pair.dense[other] - pair.current[other]
         inputs = patches(layer, weight, pair.current[layer.source], thin)
+        self.pairs.settle_(pair)
         return _sums(inputs, output_rows(layer, target, thin))
-
-    def _go_on_(self, pair: Pair, place: int) -> None:
-        """Run a piece through both networks up to a place."""
-        if pair.place <= self.first:
-            stop = min(place, self.first)
-            self.program.run_(pair.dense, weights=self.program.dense, start=pair.place, stop=stop)
-            pair.place, pair.current = stop, dict(pair.dense)
-        for values, weights in ((pair.dense, self.program.dense), (pair.current, self.weights)):
-            self.program.run_(values, weights=weights, start=pair.place, stop=place)
-        pair.place = place
 
     def _settled(self, layer: Layer, weight: Tensor, sums: _Sums, rows: Tensor) -> dict[str, Tensor]:
         mean_in, mean_out = sums.inputs / sums.rows, sums.outputs / sums.rows
@@ -195,15 +179,6 @@ class _Run:
         place = next((n for n, op in enumerate(self.program.ops) if op.node is other), layer.place)
         same = other.meta["val"].shape == layer.node.meta["val"].shape
         return other if same and place < layer.place else None
-
-
-@dataclass(slots=True, eq=False)
-class Pair:
-    """Values of the same images in both networks, before the op at `place`."""
-
-    dense: Values
-    current: Values = field(default_factory=dict)
-    place: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +20,7 @@ from edgeprune.config import BuildConfig
 from edgeprune.data_files import data_folder
 from edgeprune.errors import JournalError
 from edgeprune.pipeline.deploying import deploy
-from edgeprune.pipeline.digests import digest, images_digest, network_digest
+from edgeprune.pipeline.digests import LIBRARIES, digest, images_digest, network_digest, versions
 from edgeprune.pipeline.inputs import Inputs, data_source
 from edgeprune.pipeline.kept import keep_settings, walk_inputs
 from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions, asked_options
@@ -50,8 +49,6 @@ DEVICE_IMAGES = 128
 """Each batch is a conversation with the device."""
 WEIGHTS = "walk.safetensors"
 REPORTS = ("report.json", "report.html", "report.md")
-WALK_LIBRARIES = ("torch", "torchvision", "numpy", "scipy")
-LIBRARIES = ("edgeprune", *WALK_LIBRARIES, "onnx", "onnxscript", "onnxsim")
 
 Record = TypeVar("Record")
 
@@ -150,8 +147,7 @@ class Build:
 
     @cached_property
     def pruning(self) -> Pruning:
-        libraries = digest({name: version(name) for name in WALK_LIBRARIES})
-        inputs = {**walk_inputs(self), "libraries": libraries}
+        inputs = walk_inputs(self)
         journal = self.folder.journal("walk", Step, inputs)
 
         def make() -> Pruning:
@@ -178,12 +174,16 @@ class Build:
             detail = f"{param_ratio:.1%} of parameters removed, worst z {step.worst_z:+.2f}"
             self.watcher.progress("walk", settled, units, detail)
 
-        journey = Journey(recorded=recorded, on_step=on_step, on_progress=self.progress)
+        journey = replace(self.journey, recorded=recorded, on_step=on_step)
         return find_units(self.analysed, self.images, self.options, journey)
 
-    def progress(self, name: str, done: int, total: int) -> None:
-        """Of what takes longer than an intervention."""
-        self.watcher.progress(name, done, total, "")
+    @property
+    def journey(self) -> Journey:
+        """What every analysis takes along."""
+        return Journey(
+            on_progress=lambda name, done, total: self.watcher.progress(name, done, total, ""),
+            memory_limit=self.config.memory_limit,
+        )
 
     @cached_property
     def options(self) -> PruneOptions:
@@ -299,7 +299,7 @@ class Build:
 
     @cached_property
     def versions(self) -> dict[str, str]:
-        return {**{name: version(name) for name in LIBRARIES}, **runtime.versions(self.target.runtime)}
+        return {**versions(LIBRARIES), **runtime.versions(self.target.runtime)}
 
     @cached_property
     def _runtime_digest(self) -> str:

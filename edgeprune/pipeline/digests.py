@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 
 from torch import nn
 
 from edgeprune.records import CalibrationSet, Split
 
+WALK_LIBRARIES = ("torch", "torchvision", "numpy", "scipy")
+LIBRARIES = ("edgeprune", *WALK_LIBRARIES, "onnx", "onnxscript", "onnxsim")
 PLAIN = (bool, int, float, str, tuple)
 
 
@@ -46,3 +49,8 @@ def source(kind: type) -> str:
         return inspect.getsource(inspect.getmodule(kind) or kind)
     except (OSError, TypeError):
         return ""
+
+
+def versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Installed version of each."""
+    return {name: version(name) for name in libraries}

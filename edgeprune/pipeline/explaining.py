@@ -41,7 +41,7 @@ def explain_run(
     with RunFolder.open(config.out) as folder:
         build = Build(inputs, folder, watcher)
         recorded_walk(build)
-        study = make_study(build.analysed, build.images, build.options, build.progress)
+        study = make_study(build.analysed, build.images, build.options, build.journey)
         runner = _Interventions(study)
         digests = walk_inputs(build)
 
@@ -72,8 +72,7 @@ class _Interventions:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        stretches = [shard.images for shard in study.shards]
-        self.replay = causal.Replay(study.program, study.groups, study.inputs, stretches)
+        self.replay = study.replay()
         self.groups = sorted(study.groups, key=lambda group: (self.replay.position(group), group.name))
         self.by_name = {group.name: group for group in study.groups}
         self.entered = ""

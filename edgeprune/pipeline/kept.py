@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgeprune.config import BuildConfig, make_config
 from edgeprune.errors import RunFolderError
-from edgeprune.pipeline.digests import digest, images_digest
+from edgeprune.pipeline.digests import WALK_LIBRARIES, digest, images_digest, versions
 from edgeprune.pipeline.inputs import TORCHVISION
 from edgeprune.records import Pruning, Split
 from edgeprune.runfolder import read_stage, write_atomically
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SETTINGS = "settings.json"
 WALK = "walk"
-FORGOTTEN = {"out", "host", "max_latency", "max_memory", "max_size", "budgets"}
+FORGOTTEN = {"out", "host", "max_latency", "max_memory", "max_size", "budgets", "memory_limit"}
 """Where the folder lies may change; budgets and devices are for measuring and judging."""
 WHAT = {"model": "the network or its weights", "data": "the images", "settings": "the analysis settings"}
 
@@ -75,11 +75,12 @@ def recorded_walk(build: Build) -> Pruning:
 
 
 def walk_inputs(build: Build) -> dict[str, str]:
-    """Digests of what a walk depends on, but for the libraries' versions."""
+    """Digests of what a walk depends on."""
     return {
         "model": build.model_digest,
         "data": images_digest(build.data, Split.CALIBRATION, Split.VALIDATION),
         "settings": digest(asdict(build.options)),
+        "libraries": digest(versions(WALK_LIBRARIES)),
     }
 
 

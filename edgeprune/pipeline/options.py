@@ -106,6 +106,8 @@ class Journey:
     recorded: Sequence[Step] = ()
     on_step: Callable[[Step, int, int, float], None] = lambda step, settled, units, param_ratio: None
     on_progress: Progress = silent
+    memory_limit: int | None = None
+    """Of the whole process, bytes; None: half of what the machine has."""
 
 
 def asked_options(config: BuildConfig, *, align: int) -> PruneOptions:

@@ -44,7 +44,7 @@ def prune_run(config: BuildConfig, param_ratio: float, *, watcher: Watcher | Non
         build = Build(inputs, folder, watcher)
         record = recorded_walk(build)
         _check_reached(record, param_ratio, config)
-        study = make_study(build.analysed, build.images, build.options, build.progress)
+        study = make_study(build.analysed, build.images, build.options, build.journey)
         pieces = _pieces(study, build, record)
         removed = within(study, [(p.group, unit) for p in pieces for unit in p.units], param_ratio)
         found = _found(

@@ -13,7 +13,7 @@ from edgeprune import causal, channels, tasks
 from edgeprune.errors import DataError, ModelError, NothingToPrune
 from edgeprune.pipeline import compensated, published, ranked
 from edgeprune.pipeline.ledger import Removed
-from edgeprune.pipeline.options import Images, Journey, Labelled, Progress, PruneOptions, silent
+from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions
 from edgeprune.pipeline.study import Study, Walked
 from edgeprune.records import (
     ChannelGroup,
@@ -95,7 +95,7 @@ def find_units(
         JournalError: the recorded steps are of another walk.
     """
     journey = journey or Journey()
-    study = make_study(analysed, images, options, journey.on_progress)
+    study = make_study(analysed, images, options, journey)
     walked = _walk(study, analysed.module, journey)
     groups, final = study.groups, study.all_scores(walked.weights)
     pruning = Pruning(
@@ -110,7 +110,7 @@ def find_units(
 
 
 def make_study(
-    analysed: Analysed, images: Images, options: PruneOptions, on_progress: Progress = silent
+    analysed: Analysed, images: Images, options: PruneOptions, journey: Journey | None = None
 ) -> Study:
     """The network compiled and run once on the calibration images.
 
@@ -121,7 +121,7 @@ def make_study(
     program = causal.Program(analysed.traced.graph_module, batch=analysed.traced.batch)
     logits = program.logits(program.start(torch.from_numpy(calibration.images)), program.dense).numpy()
     check_outputs(logits, calibration.labels, images.names)
-    return Study(analysed.traced, analysed.coupling, images, options, program, logits, on_progress)
+    return Study(analysed.traced, analysed.coupling, images, options, program, logits, journey or Journey())
 
 
 def _walk(study: Study, module: nn.Module, journey: Journey) -> Walked:

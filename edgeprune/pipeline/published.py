@@ -91,8 +91,7 @@ class _Published:
 
     def _replay(self, removed: Mapping[str, Sequence[int]]) -> causal.Replay:
         study = self.study
-        stretches = [shard.images for shard in study.shards]
-        replay = causal.Replay(study.program, study.groups, study.inputs, stretches)
+        replay = study.replay()
         for group in study.groups:
             if removed.get(group.name):
                 replay.remove_(group, removed[group.name])

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from edgeprune import causal, channels, compensate, tasks
+from edgeprune import causal, channels, compensate, memory, tasks
 from edgeprune.errors import DataError
 from edgeprune.pipeline.ledger import Ledger, Removed
-from edgeprune.pipeline.options import Images, Labelled, Progress, PruneOptions, silent
+from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions
 from edgeprune.records import ChannelGroup, Floats, Ints, Pass, Step
 
 Weights = Mapping[str, Tensor]
@@ -23,6 +23,8 @@ NO_FIT = compensate.Refit(weights={}, moments={})
 FEWEST_ELSEWHERE = 20
 """Validation images below which they are not tested."""
 TINY = 1e-9
+COPIES = 2
+"""Of the calibration images, that the walk and the least squares make."""
 NOT_MEASURED = compensate.Measured({}, {})
 
 
@@ -50,7 +52,7 @@ class Study:
         options: How far to go.
         program: The dense network, compiled.
         logits: Its outputs for the calibration images.
-        on_progress: Sees what takes longer than an intervention.
+        journey: Who watches, and how much memory there is.
     """
 
     traced: channels.Traced
@@ -59,7 +61,7 @@ class Study:
     options: PruneOptions
     program: causal.Program
     logits: Floats
-    on_progress: Progress = silent
+    journey: Journey = field(default_factory=Journey)
     judge: causal.Judge = field(init=False)
     chosen: Ints = field(init=False)
     """Calibration images that the judge looks at, class by class."""
@@ -78,12 +80,15 @@ class Study:
         self.shards = causal.make_shards(self.judge)
         self.labels = self.images.calibration.labels[self.chosen]
         self.ledger = Ledger(self.coupling)
+        self.allowance = memory.allowance(
+            self.journey.memory_limit, needed=COPIES * self.images.calibration.images.nbytes
+        )
 
     @cached_property
     def subject(self) -> compensate.Subject:
         """For compensation: all calibration images, whether classified correctly or not."""
         layers = compensate.find_layers(self.program)
-        return compensate.Subject(self.program, layers, self.groups, self.all_images)
+        return compensate.Subject(self.program, layers, self.groups, self.all_images, self.allowance)
 
     @cached_property
     def inputs(self) -> Tensor:
@@ -94,6 +99,11 @@ class Study:
     def all_images(self) -> Tensor:
         """All calibration images: moments and refit need no labels."""
         return torch.from_numpy(self.images.calibration.images)
+
+    def replay(self, *, delta: bool = False) -> causal.Replay:
+        """The dense network, ready for interventions in the order of the graph."""
+        images = [self.inputs[shard.images] for shard in self.shards]
+        return causal.Replay(self.program, self.groups, images, delta=delta, allowance=self.allowance)
 
     @cached_property
     def _pieces(self) -> list[list[causal.Values]]:
@@ -176,7 +186,7 @@ class Study:
 
     def progress(self, name: str) -> Callable[[int, int], None]:
         """Tells how far something of this name is."""
-        return partial(self.on_progress, name)
+        return partial(self.journey.on_progress, name)
 
     def prices(self, removed: Removed) -> dict[str, float] | None:
         """What one unit less of each group saves, as the options count."""

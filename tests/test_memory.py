@@ -1,0 +1,141 @@
+"""A limit on memory changes what is kept and computed again, never a result."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from causal_nets import NETWORKS, case
+
+from edgeprune import compensate
+from edgeprune.causal import Program, Replay
+from edgeprune.errors import ConfigError
+from edgeprune.memory import Allowance, allowance, available, resident, total_bytes
+
+STRETCHES = [slice(0, 7), slice(7, 8), slice(8, 30)]
+
+
+def test_bytes_are_taken_as_long_as_they_fit() -> None:
+    purse = Allowance(100)
+    assert purse.exchange(0, 60)
+    assert not purse.exchange(0, 50)
+    assert purse.taken == 60
+    assert not purse.exchange(60, 101), "the old ones are back, the new ones do not fit"
+    assert purse.taken == 0
+    assert purse.exchange(0, 100)
+    assert Allowance().exchange(0, 10**15)
+
+
+def test_a_tensor_read_twice_counts_once() -> None:
+    tensor = torch.zeros(10)
+    assert total_bytes([tensor, tensor, torch.zeros(5), (3, 4), 7]) == 60
+
+
+def test_the_limit_is_that_of_the_whole_process() -> None:
+    taken = resident()
+    assert 10e6 < taken < available()
+    with pytest.raises(ConfigError, match=r"--memory-limit 1MB: network, images and libraries take \d+ MB"):
+        allowance(1_000_000)
+    with pytest.raises(ConfigError, match="samples-per-class"):
+        allowance(taken + 100_000_000, needed=200_000_000)
+    some = allowance(taken + 400_000_000, needed=100_000_000).most
+    assert some is not None
+    assert 50e6 < some < 200e6
+    half = allowance(None).most
+    assert half is not None
+    assert half < available() / 2
+
+
+@pytest.mark.parametrize("most", [0, 3_000, 20_000])
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_a_replay_that_keeps_little_gives_the_same_to_the_bit(name: str, most: int) -> None:
+    c = case(name)
+    images = [c.images[stretch] for stretch in STRETCHES]
+    purse = Allowance(most)
+    plain = Replay(Program(c.graph), c.groups, images)
+    poor = Replay(Program(c.graph), c.groups, images, delta=True, allowance=purse)
+    for group in sorted(c.groups, key=plain.position):
+        plain.enter(group)
+        poor.enter(group)
+        for units in ((1,), tuple(range(group.units))):
+            for shard in range(len(STRETCHES)):
+                got, wanted = (network.outputs(shard, group, units) for network in (poor, plain))
+                torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
+        assert purse.taken <= most
+        places = {piece.place for shard in poor._pieces for piece in shard}
+        assert most > 0 or places == {0}
+        for network in (plain, poor):
+            network.remove_(group, (1, 2))
+            network.restore_(group, (2,))
+
+
+@pytest.mark.parametrize("most", [0, 4_000])
+@pytest.mark.parametrize("name", ["residual", "concat"])
+def test_least_squares_that_keep_little_give_the_same(name: str, most: int) -> None:
+    c = case(name)
+    program = Program(c.graph)
+    layers = compensate.find_layers(program)
+    removed = {group.name: (0, 2) for group in c.groups}
+    results = []
+    for purse in (Allowance(), Allowance(most)):
+        subject = compensate.Subject(program, layers, c.groups, c.images, purse)
+        measured = compensate.measure_moments(subject, program.dense)
+        survivors = compensate.Survivors(
+            layers=layers, groups=c.groups, weights=dict(program.dense), measured=measured
+        )
+        survivors.remove_(removed)
+        results.append(compensate.refit(subject, survivors.weights, removed).weights)
+        assert purse.taken == 0, "what was kept is given back"
+    plain, poor = results
+    assert plain.keys() == poor.keys()
+    for key, value in plain.items():
+        torch.testing.assert_close(poor[key], value, rtol=0, atol=0)
+
+
+MEASURED = """
+import resource, sys
+import numpy as np
+import torch
+from torch import nn
+from edgeprune.channels import couple, trace
+from edgeprune.causal import Program, Replay
+from edgeprune.memory import allowance, resident
+from edgeprune.records import InputSpec
+
+torch.manual_seed(0)
+wide = nn.Sequential(
+    nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, stride=4), nn.ReLU(),
+    nn.Conv2d(64, 8, 3, stride=4), nn.Flatten(), nn.Linear(8 * 6 * 6, 4),
+).eval()
+images = torch.rand(200, 3, 96, 96)
+coupling = couple(trace(wide, InputSpec(shape=(3, 96, 96))))
+program = Program(coupling.ties.traced.graph_module)
+before = resident()
+limit = before + int(float(sys.argv[1]) * 1e6)
+network = Replay(program, coupling.groups, [images], allowance=allowance(limit, needed=2 * images.nbytes))
+for group in sorted(coupling.groups, key=network.position):
+    network.enter(group)
+    network.outputs(0, group, [0])
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 1e6)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_stays_within_its_limit() -> None:
+    """Values at the first cut take 200 * 64 * 96 * 96 * 4 bytes = 472 MB."""
+
+    def grown(megabytes: int) -> float:
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURED, str(megabytes)],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[1],
+        )
+        return float(done.stdout)
+
+    assert grown(250) < 250
+    assert grown(4000) > 450, "or the limit above was none"

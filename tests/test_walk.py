@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from reference_walk import Reference
 
 from edgeprune.causal import (
+    Alone,
     Judge,
     Program,
     Replay,
@@ -29,6 +30,7 @@ from edgeprune.causal import (
     walk,
 )
 from edgeprune.criteria import magnitude
+from edgeprune.memory import Allowance
 from edgeprune.pipeline.published import unit_order
 from edgeprune.records import ChannelGroup, Finding, Slot, Step
 
@@ -51,8 +53,18 @@ OPTIONS: list[Options] = [
     {"reference": "current"},
     {"test": "paired", "combine": "pooled", "reference": "current"},
     {"delta": True},
+    {"at_once": 3},
+    {"memory": 3_000},
+    {"delta": True, "at_once": 2, "memory": 3_000},
 ]
-"""Away from the defaults: each alone, all together; the last one may change nothing."""
+"""Away from the defaults: each alone, all together; the last four may change nothing."""
+
+
+@dataclass(frozen=True)
+class Several(Alone):
+    """As several processes would: so many shards are evaluated before the verdict is looked at."""
+
+    at_once: int
 
 
 class Recorder(Replay):
@@ -79,6 +91,10 @@ class Walked:
     combine: str = "any-class"
     reference: Literal["dense", "current"] = "dense"
     delta: bool = False
+    at_once: int = 1
+    """Shards that are evaluated before the next look at the verdict."""
+    memory: int | None = None
+    """Bytes for values at the cut."""
     settled: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -88,8 +104,9 @@ class Walked:
         self.images, self.labels = c.images[chosen], c.labels[chosen]
         judge = replace(judge, quantiles=judge.quantiles * self.tolerant)
         shards = make_shards(judge, minimum=1)
-        stretches = [shard.images for shard in shards]
-        self.network = Recorder(Program(c.graph), c.groups, self.images, stretches, delta=self.delta)
+        images = [self.images[shard.images] for shard in shards]
+        kept = Allowance(self.memory)
+        self.network = Recorder(Program(c.graph), c.groups, images, delta=self.delta, allowance=kept)
         self.network.states = []
         walker = Walker(
             self.network,
@@ -98,6 +115,7 @@ class Walked:
             c.order,
             replace(self.rules, reference=self.reference),
             on_step=lambda step, settled: self.settled.append(settled),
+            crew=Several(self.at_once),
         )
         self.steps, self.stopped = walk(walker, c.groups, shards, self.recorded)
 
@@ -158,7 +176,7 @@ def test_every_option_of_the_walk_equals_the_reference(name: str, options: Optio
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", OPTIONS[:-1], ids=str)
+@pytest.mark.parametrize("options", OPTIONS[:4], ids=str)
 def test_every_option_changes_what_is_found(options: Options) -> None:
     plain, other = (
         [w.steps for w in walks]
@@ -239,6 +257,14 @@ def test_a_walk_cut_anywhere_goes_on_as_it_was(name: str, options: Options) -> N
         assert rest.steps == whole.steps
         assert rest.network.removed == whole.network.removed
         assert (rest.settled, rest.stopped) == (whole.settled, whole.stopped)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rules", RULES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_several_processes_and_little_memory_change_no_step(name: str, rules: Rules) -> None:
+    alone = Walked(case(name), rules)
+    assert Walked(case(name), rules, at_once=3, memory=3_000).steps == alone.steps
 
 
 def test_a_journal_of_another_walk_is_noticed() -> None:

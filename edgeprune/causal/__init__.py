@@ -10,7 +10,7 @@ explain.py   one intervention for each unit of a group: what every class loses
 walk.py      layer by layer: the order of interventions and what is removed
 """
 
-from edgeprune.causal.evaluation import Examiner, Shard, make_shards
+from edgeprune.causal.evaluation import Alone, Crew, Examiner, Shard, make_shards
 from edgeprune.causal.explain import explain
 from edgeprune.causal.fold import unfolded
 from edgeprune.causal.ordered import OrderedWalk
@@ -20,6 +20,8 @@ from edgeprune.causal.verdict import Judge, make_judge, welch_z
 from edgeprune.causal.walk import Rules, Walker, aligned_step, walk
 
 __all__ = [
+    "Alone",
+    "Crew",
     "Examiner",
     "Judge",
     "OrderedWalk",

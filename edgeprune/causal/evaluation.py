@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -61,6 +62,23 @@ def make_shards(judge: Judge, *, minimum: int = MIN_SHARD) -> tuple[Shard, ...]:
     return tuple(shards)
 
 
+class Crew(Protocol):
+    """Who evaluates shards: this process, or several that share the work."""
+
+    @property
+    def at_once(self) -> int: ...
+    def gather(self, scores: Callable[[Shard], Doubles], shards: Sequence[Shard]) -> list[Doubles]: ...
+
+
+class Alone:
+    """This process, shard by shard."""
+
+    at_once = 1
+
+    def gather(self, scores: Callable[[Shard], Doubles], shards: Sequence[Shard]) -> list[Doubles]:
+        return [scores(shard) for shard in shards]
+
+
 @dataclass(slots=True, eq=False)
 class Examiner:
     """Judges interventions; the classes that came out worst last are asked first.
@@ -69,11 +87,13 @@ class Examiner:
         judge: Judges scores against the dense network's.
         shards: From `make_shards`.
         early_exit: Stop at the first class that is significantly worse: the others cannot change the verdict.
+        crew: Who evaluates the shards; the outcome does not depend on it.
     """
 
     judge: Judge
     shards: Sequence[Shard]
     early_exit: bool = True
+    crew: Crew = field(default_factory=Alone)
     _order: list[Shard] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,8 +106,7 @@ class Examiner:
         changed = np.full(len(judge.dense), np.nan)
         effects, evaluated = 0.0, 0
         finding = Finding.NEUTRAL
-        for shard in self._order:
-            found = scores(shard)
+        for shard, found in self._each(scores):
             images = np.arange(shard.images.start, shard.images.stop)
             changed[shard.images] = found
             effects += judge.effect(images, found) * len(images)
@@ -107,6 +126,16 @@ class Examiner:
             worst_class=int(np.nanargmin(z)),
             evaluated=evaluated,
         )
+
+    def all_scores(self, scores: Callable[[Shard], Doubles]) -> Doubles:
+        """Scores of all images, in their order."""
+        return np.concatenate(self.crew.gather(scores, self.shards))
+
+    def _each(self, scores: Callable[[Shard], Doubles]) -> Iterator[tuple[Shard, Doubles]]:
+        order, step = self._order, self.crew.at_once
+        for first in range(0, len(order), step):
+            some = order[first : first + step]
+            yield from zip(some, self.crew.gather(scores, some), strict=True)
 
     def put_first_(self, number: int) -> None:
         """Ask this class first next time."""

@@ -81,6 +81,8 @@ class Program:
 
     def start(self, images: Tensor) -> list[Values]:
         """Images in pieces that the graph accepts and that run fast."""
+        if not len(images):
+            return []
         size = self._batch or max(1, min(PIECE_IMAGES, int(PIECE_BYTES / images[0].nbytes)))
         return [{self.input: channels_last(piece)} for piece in torch.split(images, size)]
 

@@ -18,9 +18,7 @@ from dataclasses import dataclass, field, replace
 from math import gcd
 from typing import Literal, Protocol
 
-import numpy as np
-
-from edgeprune.causal.evaluation import Examiner, Shard
+from edgeprune.causal.evaluation import Alone, Crew, Examiner, Shard
 from edgeprune.causal.schedule import Schedule
 from edgeprune.causal.verdict import Doubles, Judge
 from edgeprune.records import ChannelGroup, Finding, Step
@@ -66,6 +64,7 @@ class Walker:
         within: Whether a set of removed units is still within the limits on size (`--max-param-ratio`).
         accepts: Whether the current network keeps the accuracy limit; asked after each group.
         on_step: Called after each intervention with the step, and the units settled so far: it never falls.
+        crew: Who evaluates the shards.
     """
 
     network: Network
@@ -76,6 +75,7 @@ class Walker:
     within: Callable[[Removed], bool] = lambda removed: True
     accepts: Callable[[], bool] = lambda: True
     on_step: Callable[[Step, int], None] = lambda step, settled: None
+    crew: Crew = field(default_factory=Alone)
 
 
 def walk(
@@ -92,7 +92,7 @@ def walk(
     Returns:
         All steps, and why the walk ended.
     """
-    examiner = Examiner(walker.judge, shards, early_exit=walker.rules.early_exit)
+    examiner = Examiner(walker.judge, shards, early_exit=walker.rules.early_exit, crew=walker.crew)
     run = _Run(walker, examiner, iter(recorded))
     stopped = "natural end: every unit was tested"
     for group in sorted(groups, key=lambda g: (walker.network.position(g), g.name)):
@@ -202,7 +202,7 @@ class _Run:
     def _refer_(self) -> None:
         """Compare with the current network from now on, where the rules say so."""
         if self.moved and self.walker.rules.reference == "current":
-            scores = np.concatenate([self.walker.scores(shard, None, ()) for shard in self.examiner.shards])
+            scores = self.examiner.all_scores(lambda shard: self.walker.scores(shard, None, ()))
             self.examiner.judge = self.walker.judge.against(scores)
             self.moved = False
 

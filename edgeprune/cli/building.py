@@ -28,6 +28,7 @@ from edgeprune.cli.flags import (
     MemoryLimit,
     SamplesPerClass,
     Seed,
+    share,
 )
 from edgeprune.cli.progress import watching
 
@@ -209,6 +210,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     from edgeprune.gate import exit_code
 
     settings = make_config(flags, file=config)
+    share(settings)
     with watching(quiet=Settings.quiet or json_output) as watcher:
         from edgeprune.pipeline import build as run_build
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,6 +53,15 @@ MaxAccuracyDrop = Annotated[
     float | None, typer.Option(help="Lose at most this many points of accuracy.", rich_help_panel=LIMITS)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.", rich_help_panel=OUTPUT)]
+
+
+def share(settings: BuildConfig) -> None:
+    """Where `torchrun` started several processes: all but the first take part in its walk, and end here."""
+    if "WORLD_SIZE" in os.environ:
+        from edgeprune.pipeline.sharing import serve
+
+        if serve(settings):
+            raise typer.Exit(0)
 
 
 def settings(flags: Mapping[str, object], config: Path | None) -> BuildConfig:

@@ -77,6 +77,7 @@ def prune(  # noqa: PLR0913, PLR0917  # one argument for each flag
         else:
             asked = {**given, "max_param_ratio": param_ratio, "out": out}
             settings = flags.settings(asked, config)
+            flags.share(settings)
             pruned = analyse_only(settings, watcher=watcher)
             folder = settings.out / "pruned"
         files = pruned.save(folder)

@@ -19,6 +19,7 @@ from edgeprune import calibration, channels, gate, measure, report, runtime, tas
 from edgeprune.config import BuildConfig
 from edgeprune.data_files import data_folder
 from edgeprune.errors import JournalError
+from edgeprune.pipeline import sharing
 from edgeprune.pipeline.deploying import deploy
 from edgeprune.pipeline.digests import LIBRARIES, digest, images_digest, network_digest, versions
 from edgeprune.pipeline.inputs import Inputs, data_source
@@ -67,7 +68,7 @@ def build(config: BuildConfig, *, watcher: Watcher | None = None) -> Report:
     with RunFolder.open(config.out) as folder:
         keep_settings(config, folder.path)
         build = Build(inputs, folder, watcher or Silence())
-        with build.opened:
+        with build.opened, sharing.leading(build.crew):
             return build.report()
 
 
@@ -82,6 +83,7 @@ class Build:
         self.folder = folder
         self.watcher = watcher
         self.opened = ExitStack()
+        self.crew = sharing.join()
         self.data = calibration.load(
             data_source(self.config, folder.path),
             overrides=self.config.preprocess,
@@ -166,6 +168,7 @@ class Build:
 
     def _walk(self, journal: Journal[Step]) -> Found:
         recorded = journal.read()
+        sharing.call(self.crew, recorded)
         pending = iter(recorded)
 
         def on_step(step: Step, settled: int, units: int, param_ratio: float) -> None:
@@ -174,7 +177,7 @@ class Build:
             detail = f"{param_ratio:.1%} of parameters removed, worst z {step.worst_z:+.2f}"
             self.watcher.progress("walk", settled, units, detail)
 
-        journey = replace(self.journey, recorded=recorded, on_step=on_step)
+        journey = replace(self.journey, recorded=recorded, on_step=on_step, crew=self.crew)
         return find_units(self.analysed, self.images, self.options, journey)
 
     @property

@@ -95,9 +95,7 @@ class _Passes:
         study = self.study
         measured = study.measure(network.weights)
         survivors = study.survivors(network.weights, measured, network.removed)
-        blocks = survivors.blocks(
-            {g.name: study.step(g) for g in study.groups}, study.prices(network.removed)
-        )
+        blocks = study.blocks(survivors)
         self.blocks = len(blocks)
         steps, reached = causal.OrderedWalk(
             network=survivors,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from edgeprune.config import BuildConfig
+from edgeprune.pipeline.sharing import Alone, Crew
 from edgeprune.records import Floats, Ints, Step
 
 Compensation = Literal["none", "mean", "affine"]
@@ -108,6 +109,8 @@ class Journey:
     on_progress: Progress = silent
     memory_limit: int | None = None
     """Of the whole process, bytes; None: half of what the machine has."""
+    crew: Crew = field(default_factory=Alone)
+    """Who evaluates interventions."""
 
 
 def asked_options(config: BuildConfig, *, align: int) -> PruneOptions:

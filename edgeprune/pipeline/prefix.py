@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from edgeprune.config import BuildConfig
 from edgeprune.errors import ConfigError
-from edgeprune.pipeline import ranked
+from edgeprune.pipeline import ranked, sharing
 from edgeprune.pipeline.building import Build
 from edgeprune.pipeline.inputs import Inputs
 from edgeprune.pipeline.kept import check_walked, keep_settings, recorded_walk
@@ -116,4 +116,6 @@ def analyse_only(config: BuildConfig, *, watcher: Watcher | None = None) -> Prun
     inputs = Inputs.load(config)
     with RunFolder.open(config.out) as folder:
         keep_settings(config, folder.path)
-        return Build(inputs, folder, watcher or Silence()).pruned
+        build = Build(inputs, folder, watcher or Silence())
+        with sharing.leading(build.crew):
+            return build.pruned

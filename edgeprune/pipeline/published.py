@@ -86,6 +86,7 @@ class _Published:
             on_step=lambda step, settled: self.on_step(
                 step, settled, study.ledger.param_ratio(replay.removed)
             ),
+            crew=study.journey.crew,
         )
         return causal.walk(walker, study.groups, study.shards, self.recorded)
 

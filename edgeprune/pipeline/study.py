@@ -16,6 +16,7 @@ from edgeprune import causal, channels, compensate, memory, tasks
 from edgeprune.errors import DataError
 from edgeprune.pipeline.ledger import Ledger, Removed
 from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions
+from edgeprune.pipeline.sharing import agreed
 from edgeprune.records import ChannelGroup, Floats, Ints, Pass, Step
 
 Weights = Mapping[str, Tensor]
@@ -102,12 +103,18 @@ class Study:
 
     def replay(self, *, delta: bool = False) -> causal.Replay:
         """The dense network, ready for interventions in the order of the graph."""
-        images = [self.inputs[shard.images] for shard in self.shards]
-        return causal.Replay(self.program, self.groups, images, delta=delta, allowance=self.allowance)
+        return causal.Replay(
+            self.program, self.groups, self._own_images(), delta=delta, allowance=self.allowance
+        )
+
+    def _own_images(self) -> list[Tensor]:
+        """The images of each shard; none where another process evaluates it."""
+        owns = self.journey.crew.owns
+        return [self.inputs[shard.images] if owns(shard) else self.inputs[:0] for shard in self.shards]
 
     @cached_property
     def _pieces(self) -> list[list[causal.Values]]:
-        return [self.program.start(self.inputs[shard.images]) for shard in self.shards]
+        return [self.program.start(images) for images in self._own_images()]
 
     def scores(self, shard: causal.Shard, weights: Weights) -> tasks.Doubles:
         """Scores of a shard's images under these weights of the folded graph."""
@@ -115,12 +122,13 @@ class Study:
         return tasks.true_class_scores(outputs, self.labels[shard.images])
 
     def all_scores(self, weights: Weights) -> tasks.Doubles:
-        return np.concatenate([self.scores(shard, weights) for shard in self.shards])
+        return self.examiner().all_scores(lambda shard: self.scores(shard, weights))
 
     def examiner(self, factor: float = 1.0) -> causal.Examiner:
         """Judges interventions; scores may fall further by a factor."""
         judge = self.judge.relaxed(factor)
-        return causal.Examiner(judge, self.shards, early_exit=self.options.early_exit)
+        crew = self.journey.crew
+        return causal.Examiner(judge, self.shards, early_exit=self.options.early_exit, crew=crew)
 
     @cached_property
     def accepts(self) -> Callable[[Weights], bool]:
@@ -134,7 +142,7 @@ class Study:
             )
         seen = validation
         dense = self.correct(seen, self.program.dense).mean()
-        return lambda weights: bool(dense - self.correct(seen, weights).mean() <= limit)
+        return lambda weights: self.agreed(bool(dense - self.correct(seen, weights).mean() <= limit))
 
     def holds_elsewhere(self, weights: Weights, factor: float) -> bool:
         """Whether images that no fit has seen keep their scores: a paired test of all validation images.
@@ -149,7 +157,11 @@ class Study:
         change = scores - self._dense_elsewhere
         spread = float(change.std(ddof=1)) / len(change) ** 0.5
         limit = float(stats.t.ppf(1 - self.options.alpha, len(change) - 1)) * factor
-        return bool(change.mean() >= -limit * spread - TINY)
+        return self.agreed(bool(change.mean() >= -limit * spread - TINY))
+
+    def agreed(self, verdict: bool) -> bool:
+        """The verdict of the first of several processes."""
+        return bool(agreed(self.journey.crew, verdict))
 
     @cached_property
     def _dense_elsewhere(self) -> tasks.Doubles:
@@ -201,6 +213,16 @@ class Study:
             saved = [b - a for a, b in zip(now, after, strict=True)]
             prices[group.name] = {"params": saved[0], "macs": saved[1]}.get(self.options.price, sum(saved))
         return prices
+
+    def blocks(self, survivors: compensate.Survivors) -> list[compensate.Block]:
+        """All units that may leave, in the order of their damage for what they save."""
+        steps = {group.name: self.step(group) for group in self.groups}
+        found = survivors.blocks(steps, self.prices(survivors.removed))
+        told = [(block.group, block.units, block.damage) for block in found]
+        return [
+            compensate.Block(group=group, units=tuple(units), damage=damage)
+            for group, units, damage in agreed(self.journey.crew, told)
+        ]
 
     def survivors(
         self, weights: Weights, measured: compensate.Measured, gone: Removed

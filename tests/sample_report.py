@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from edgeprune.records import (
     Accuracy,
@@ -20,6 +21,7 @@ from edgeprune.records import (
     Parity,
     Provenance,
     PruningPlan,
+    Quantized,
     Report,
     Step,
     Target,
@@ -84,6 +86,53 @@ def sample_report(*, classes: int = 10, steps: int = 120) -> Report:
         splits={"calibration": 720, "validation": 179, "evaluation": 360},
         notes=("The images of 12 drawings lie in the data set twice; the second copies were left out.",),
         provenance=_provenance(),
+    )
+
+
+def quantized_report() -> Report:
+    """Return the report of a build with 8 bits: four variants, the last one deployed."""
+    report = sample_report()
+    dense, pruned = report.accuracy["dense"], report.accuracy["pruned"]
+    change, ratio = report.accuracy_change, Interval(value=0.25, low=0.24, high=0.26)
+    names = ("dense", "pruned", "int8", "pruned+int8")
+    times = {"dense": 9.86, "pruned": 4.63, "int8": 5.1, "pruned+int8": 2.4}
+    return replace(
+        report,
+        artifacts={name: _artifact(name, 412_906 if "pruned" not in name else 173_450) for name in names},
+        accuracy={"dense": dense, "pruned": pruned, "int8": dense, "pruned+int8": pruned},
+        measurement=replace(
+            report.measurement,
+            latency={name: _latency(p50) for name, p50 in times.items()},
+            memory={name: report.measurement.memory["pruned"] for name in names},
+            ratio=ratio,
+            ratios={
+                "pruned": {"dense": report.measurement.ratio},
+                "int8": {"pruned": Interval(value=1.1, low=1.0, high=1.2), "dense": ratio},
+                "pruned+int8": {
+                    "int8": Interval(value=0.47, low=0.45, high=0.5),
+                    "pruned": ratio,
+                    "dense": ratio,
+                },
+            },
+        ),
+        deployed="pruned+int8",
+        accuracy_changes={
+            "pruned": {"dense": change},
+            "int8": {"dense": change, "pruned": change},
+            "pruned+int8": {"dense": change, "pruned": change, "int8": change},
+        },
+        quantized={
+            "int8": Quantized(method="NNCF 3.4.0", images=300, layers=22),
+            "pruned+int8": Quantized(
+                method="NNCF 3.4.0",
+                images=300,
+                layers=22,
+                kept_float=("<stem>",),
+                limit=0.01,
+                drop=0.008,
+                before_fallback=0.013,
+            ),
+        },
     )
 
 

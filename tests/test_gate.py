@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_report import measurement, sample_report
+from sample_report import measurement, quantized_report, sample_report
 from scipy.stats import binomtest
 
 from edgeprune.gate import exit_code, judge, judge_report, limits, paired
@@ -413,3 +413,13 @@ def test_the_policy_decides_what_is_undecided(policy, code):
     undecided = judged(Budget(max_latency_ms=10.0), with_p50(9, 10, 11))
     assert exit_code(undecided, undecided=policy) == code
     assert exit_code(judged(Budget(max_size_bytes=1)), undecided=policy) == 3
+
+
+def test_the_verdict_is_about_the_deployed_variant():
+    report = quantized_report()
+    budget = Budget(max_latency_ms=3.0)
+    assert report.measurement.latency["pruned"].p50_ms.low > 3.0
+    verdict = judge_report(report, budget)
+    assert verdict.outcome is Outcome.FITS
+    assert "4.00x faster" in verdict.sentence
+    assert judge_report(replace(report, deployed="pruned"), budget).outcome is not Outcome.FITS

@@ -105,6 +105,7 @@ def test_each_artifact_alone_and_both_interleaved_in_alternating_order(tmp_path)
     assert (result.latency["dense"].load_ms, result.latency["dense"].first_ms) == (7.0, 3.0)
     assert (result.memory["dense"].peak_bytes, result.memory["dense"].growth_bytes) == (1000, 100)
     assert (result.pairs, result.ratio_basis) == (3 * room.PAIRS, "cpu time")
+    assert not result.ratios, "of two, one ratio says all"
     assert (result.quality, result.noise) == ("good", ())
     assert result.machine["inferences per timed run"] == "1"
 
@@ -139,8 +140,10 @@ def test_the_ratio_is_last_over_first(tmp_path):
     target = FakeTarget({"dense": 4.0, "pruned": 3.0, "int8": 1.0})
     artifacts = files(tmp_path, "dense", "pruned", "int8")
     result = room.measure(artifacts, runtime="openvino", threads=1, image=IMAGE, processes=1, run_job=target)
-    assert target.order() == ["dense", "pruned", "int8", "dense+int8"]
+    assert target.order() == ["dense", "pruned", "int8", "dense+pruned+int8"]
     assert result.ratio.value == 0.25
+    ratios = {name: {over: ratio.value for over, ratio in row.items()} for name, row in result.ratios.items()}
+    assert ratios == {"pruned": {"dense": 0.75}, "int8": {"dense": 0.25, "pruned": pytest.approx(1 / 3)}}
 
 
 def test_one_artifact_alone_has_ratio_one(tmp_path):

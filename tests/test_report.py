@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from markdown_it import MarkdownIt
-from sample_report import sample_report
+from sample_report import quantized_report, sample_report
 
 from edgeprune import report as room
 from edgeprune.errors import InputError, RunFolderError
@@ -169,6 +169,25 @@ def test_html_and_markdown_show_every_summary_row():
     for row in room.summary_rows(SAMPLE):
         assert "| " + " | ".join(row) + " |" in text
         assert all(cell in page for cell in row)
+
+
+def test_every_form_shows_all_variants():
+    report = quantized_report()
+    head, rows = figures.variants_rows(report)
+    assert head == ("", "dense", "pruned", "int8", "pruned+int8")
+    assert rows[-3] == ("latency over int8, interleaved", "", "", "", "0.470 (0.450 to 0.500)")
+    page = Page(html.render(report)).text
+    assert "Dense against pruned+int8" in page
+    assert "Left in float32: <stem>." in page
+    text = markdown.render(report)
+    assert all(label in page and label in text for label, *_ in rows)
+    assert figures.variants_rows(SAMPLE)[1] == []
+
+
+def test_a_quantized_report_comes_back_equal(tmp_path):
+    report = quantized_report()
+    room.write(report, tmp_path)
+    assert room.read(tmp_path / "report.json") == report
 
 
 def test_a_fall_of_accuracy_has_a_minus_sign():

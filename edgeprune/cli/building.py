@@ -224,13 +224,19 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
 
 def show(report: Report, folder: Path) -> None:
     """The summary table, the verdict and where the report lies."""
-    from edgeprune.report import summary_rows
+    from edgeprune.report import summary_rows, variants_rows
 
     console = Console()
-    table = Table("", "dense", "pruned", "change")
+    table = Table("", "dense", escape(report.deployed), "change")
     for row in summary_rows(report):
         table.add_row(*row)
     console.print(table)
+    head, rows = variants_rows(report)
+    if rows:
+        table = Table(*head)
+        for cells in rows:
+            table.add_row(*cells)
+        console.print(table)
     show_verdict(report.verdict, console)
     console.print(f"report: {escape(str(folder / 'report.html'))}", soft_wrap=True, highlight=False)
 

@@ -159,7 +159,7 @@ def read_budgets(file: Path) -> dict[str, object]:
 
 def open_baseline(path: Path) -> Baseline:
     report = open_report(path)
-    return Baseline(report=report, file=deployed(path, report.artifacts["pruned"]))
+    return Baseline(report=report, file=deployed(path, report.artifacts[report.deployed]))
 
 
 def deployed(run: Path, artifact: Artifact) -> Path | None:
@@ -204,7 +204,7 @@ def count(found: Report, budget: Budget, run: Path, baseline: Baseline | None) -
     files = {name: deployed(run, artifact) for name, artifact in found.artifacts.items()}
     if baseline:
         files["baseline"] = baseline.file
-    image = np.random.default_rng(0).random(found.artifacts["pruned"].input_shape[1:], dtype=np.float32)
+    image = np.random.default_rng(0).random(found.artifacts[found.deployed].input_shape[1:], dtype=np.float32)
     counted = {
         name: instructions(file, runtime=found.target.runtime, image=image, counter=counter)
         for name, file in files.items()
@@ -236,17 +236,18 @@ def against_baseline(
     found: Report, run: Path, baseline: Baseline, *, seconds: float, quiet: bool
 ) -> Interval | None:
     """Time over the baseline's, interleaved now; None where a file or its runtime is not here."""
-    mine = deployed(run, found.artifacts["pruned"])
+    mine = deployed(run, found.artifacts[found.deployed])
     theirs = baseline.file
-    same = baseline.report.artifacts["pruned"].input_shape == found.artifacts["pruned"].input_shape
+    before, now = (report.artifacts[report.deployed] for report in (baseline.report, found))
+    same = before.input_shape == now.input_shape
     if mine is None or theirs is None or not same:
         return None
-    measured = measure_files({"baseline": theirs, "pruned": mine}, found, seconds=seconds, quiet=quiet)
+    measured = measure_files({"baseline": theirs, found.deployed: mine}, found, seconds=seconds, quiet=quiet)
     return measured.ratio if measured else None
 
 
 def again(found: Report, run: Path, *, seconds: float, quiet: bool) -> Measurement | None:
-    """Measure dense and pruned with more processes, on the machine of the report only."""
+    """Measure all variants with more processes, on the machine of the report only."""
     files = {name: deployed(run, artifact) for name, artifact in found.artifacts.items()}
     known = {name: file for name, file in files.items() if file is not None}
     if len(known) < len(files):
@@ -268,9 +269,9 @@ def measure_files(
     from edgeprune.measure import measure, place
 
     processes = processes_within(seconds, found, len(files))
-    if processes < found.measurement.latency["pruned"].processes:
+    if processes < found.measurement.latency[found.deployed].processes:
         return None
-    image = np.random.default_rng(0).random(found.artifacts["pruned"].input_shape[1:], dtype=np.float32)
+    image = np.random.default_rng(0).random(found.artifacts[found.deployed].input_shape[1:], dtype=np.float32)
     with watching(quiet=Settings.quiet or quiet) as watcher:
         try:
             with place(found.target) as here:
@@ -296,5 +297,7 @@ def measure_files(
 def processes_within(seconds: float, found: Report, files: int) -> int:
     """How many processes for each of some files a time allows, by what the report's own took."""
     times = [latency.p50_ms.value for latency in found.measurement.latency.values()]
-    each = START_SECONDS + found.measurement.latency["pruned"].load_ms / 1000 + min(4.0, 0.2 * max(times))
+    each = (
+        START_SECONDS + found.measurement.latency[found.deployed].load_ms / 1000 + min(4.0, 0.2 * max(times))
+    )
     return min(MOST_PROCESSES, int(seconds / (each * (files + 1))))

@@ -133,7 +133,7 @@ def deployed_of(path: Path, report: Report | None) -> Path:
     if report is None:
         return path
     folder = path if path.is_dir() else path.parent
-    return folder / report.artifacts["pruned"].path
+    return folder / report.artifacts[report.deployed].path
 
 
 def names_of(paths: list[Path]) -> list[str]:
@@ -268,7 +268,7 @@ def show_measurement(found: Measurement, names: list[str]) -> None:
 def show_accuracies(reports: Mapping[str, Report]) -> None:
     table = Table("run", "top-1", "95 % interval", "images", "model size")
     for name, report in reports.items():
-        accuracy, size = report.accuracy["pruned"], report.artifacts["pruned"].size_bytes
+        accuracy, size = report.accuracy[report.deployed], report.artifacts[report.deployed].size_bytes
         top1 = accuracy.top1
         table.add_row(
             escape(name),

@@ -1,6 +1,6 @@
 """Budgets against what was measured. Three outcomes, because noise does not always allow two.
 
-How each budget is decided, always for the pruned network:
+How each budget is decided, always for the deployed network (pruned, or pruned and quantized):
 
 time       By its 95 % interval: over only if all of it is above the limit, fits only if none of it is.
            Noise makes times longer, never shorter, so a noisy measurement may still fit, but a noisy one
@@ -20,7 +20,7 @@ baseline   Times and memory are compared only where both were measured on the sa
            same runtime, or interleaved just now; otherwise they are not comparable, which is undecided.
 
 checks.py    one limit against the evidence
-evidence.py  the figures of the pruned network, the dense one and a baseline
+evidence.py  the figures of the deployed network, the dense one and a baseline
 paired.py    exact tests on the same images
 words.py     figures as the gate says them
 """
@@ -67,8 +67,9 @@ def judge(  # noqa: PLR0913 - keywords, and all but the first three have a defau
     classes: tuple[str, ...] = (),
     layouts: Mapping[str, Layout] | None = None,
     data_digest: str = "",
+    deployed: str = "pruned",
 ) -> Verdict:
-    """Give the verdict on the `pruned` network: one check for each budget that is set, the worst decides."""
+    """Give the verdict on the `deployed` variant: one check for each budget; the worst decides."""
     evidence = Evidence(
         artifacts=artifacts,
         accuracy_change=accuracy_change,
@@ -77,6 +78,7 @@ def judge(  # noqa: PLR0913 - keywords, and all but the first three have a defau
         classes=classes,
         layouts=layouts or {},
         data_digest=data_digest,
+        deployed=deployed,
     )
     return _judge(budget, evidence)
 
@@ -94,9 +96,9 @@ def judge_report(  # noqa: PLR0913 - keywords, each with a default
 
     Args:
         baseline: The report that limits against a baseline speak of.
-        to_baseline: Time of the pruned network over the baseline's, interleaved; None: not measured.
+        to_baseline: Time of the deployed network over the baseline's, interleaved; None: not measured.
         measurement: In the place of the report's own, where it was measured again.
-        instructions: CPU instructions of an inference, of `pruned`, `dense` and `baseline`.
+        instructions: CPU instructions of an inference, of the deployed variant, `dense` and `baseline`.
     """
     evidence = replace(
         of_report(report), baseline=baseline, to_baseline=to_baseline, instructions=instructions or {}
@@ -174,7 +176,7 @@ def _trade(drop: float, measurement: Measurement) -> str:
 
 
 def _speed(ratio: Interval) -> str:
-    """How the pruned network's time compares, `ratio` being pruned over dense."""
+    """How the deployed network's time compares, `ratio` being its time over the dense network's."""
     if ratio.high < 1:
         return f"{1 / ratio.value:.2f}x faster (95 % CI {1 / ratio.high:.2f} to {1 / ratio.low:.2f})"
     if ratio.low > 1:

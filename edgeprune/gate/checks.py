@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edgeprune.gate import paired, words
-from edgeprune.gate.evidence import PRUNED, Evidence, figure, interval, machine_differences, other
+from edgeprune.gate.evidence import Evidence, figure, interval, machine_differences, other
 from edgeprune.records import AccuracyChange, Basis, Check, Figure, Interval, Limit, Measurement, Outcome
 
 ROUNDING = 1e-9
@@ -75,10 +75,10 @@ def within(value: float, limit: float) -> Outcome:
 
 def _time(limit: Limit, evidence: Evidence) -> Check:
     measured = evidence.measurement
-    latency = measured.latency[PRUNED]
+    latency = measured.latency[evidence.deployed]
     found = interval(latency, limit.figure)
     shown, said = SHOWN[limit.figure]
-    value = figure(evidence, PRUNED, limit.figure)
+    value = figure(evidence, evidence.deployed, limit.figure)
     assert value is not None
     if found is None and limit.figure is Figure.LATENCY_P90:
         outcome, reason = Outcome.UNDECIDED, f"{latency.runs} runs are too few for a p90; measure longer"
@@ -109,7 +109,7 @@ def _disturbed(measured: Measurement) -> str:
 
 def _exact(limit: Limit, evidence: Evidence) -> Check:
     shown, said = SHOWN[limit.figure]
-    value = figure(evidence, PRUNED, limit.figure)
+    value = figure(evidence, evidence.deployed, limit.figure)
     if value is None:
         return _unknown(
             limit, shown(limit.value), WHY_UNKNOWN.get(limit.figure, "this system does not tell it")
@@ -118,7 +118,7 @@ def _exact(limit: Limit, evidence: Evidence) -> Check:
     if limit.figure in (Figure.MODEL_SIZE, Figure.PEAK_MEMORY):
         reason = words.margin(limit.value, value)
     if limit.figure is Figure.PEAK_MEMORY:
-        growth = evidence.measurement.memory[PRUNED].growth_bytes
+        growth = evidence.measurement.memory[evidence.deployed].growth_bytes
         reason = f"{reason}; {words.size(growth)} above the bare runtime"
     return _made(
         limit,
@@ -149,7 +149,7 @@ def _ratio(limit: Limit, evidence: Evidence) -> Check:
     differences = machine_differences(evidence, elsewhere) if limit.basis is Basis.BASELINE else []
     if differences and limit.figure in OF_A_MACHINE:
         return _unknown(limit, shown, f"not comparable, another machine: {'; '.join(differences)}")
-    now, then = figure(evidence, PRUNED, limit.figure), figure(elsewhere, name, limit.figure)
+    now, then = figure(evidence, evidence.deployed, limit.figure), figure(elsewhere, name, limit.figure)
     if now is None or then is None:
         return _unknown(limit, shown, WHY_UNKNOWN.get(limit.figure, "one of the two figures is not known"))
     if limit.figure in TIMES:
@@ -170,8 +170,8 @@ def _interleaved(limit: Limit, shown: str, ratio: Interval, measured: Measuremen
 
 def _apart(limit: Limit, shown: str, evidence: Evidence, elsewhere: Evidence, name: str) -> Check:
     """Two times of separate processes: the interval of their ratio is the widest that theirs allow."""
-    mine, theirs = evidence.measurement.latency[PRUNED], elsewhere.measurement.latency[name]
-    now, then = figure(evidence, PRUNED, limit.figure), figure(elsewhere, name, limit.figure)
+    mine, theirs = evidence.measurement.latency[evidence.deployed], elsewhere.measurement.latency[name]
+    now, then = figure(evidence, evidence.deployed, limit.figure), figure(elsewhere, name, limit.figure)
     assert now is not None
     assert then is not None
     ours, bounds = interval(mine, limit.figure), interval(theirs, limit.figure)
@@ -199,7 +199,7 @@ def _accuracy(limit: Limit, evidence: Evidence) -> Check:
     if limit.basis is Basis.BASELINE:
         return _drop_against_baseline(limit, evidence)
     shown = words.percent(limit.value)
-    accuracy = evidence.accuracy.get(PRUNED)
+    accuracy = evidence.accuracy.get(evidence.deployed)
     if accuracy is None:
         return _unknown(limit, shown, "no accuracy was measured")
     top1 = accuracy.top1
@@ -236,7 +236,7 @@ def _drop_against_baseline(limit: Limit, evidence: Evidence) -> Check:
     found, why = _same_images(evidence)
     if found is None:
         return _unknown(limit, shown, why)
-    before, after = found.accuracy[PRUNED], evidence.accuracy[PRUNED]
+    before, after = found.accuracy[found.deployed], evidence.accuracy[evidence.deployed]
     changed = paired.change(before, after)
     if changed is None:
         return _unknown(limit, shown, "the baseline does not say which images it gets wrong; build it again")
@@ -261,7 +261,7 @@ def _same_images(evidence: Evidence) -> tuple[Evidence | None, str]:
     if found is None:
         return None, "there is no baseline; name one with --baseline"
     elsewhere = found[0]
-    images = [e.accuracy[PRUNED].images for e in (evidence, elsewhere) if PRUNED in e.accuracy]
+    images = [e.accuracy[e.deployed].images for e in (evidence, elsewhere) if e.deployed in e.accuracy]
     if elsewhere.data_digest != evidence.data_digest or len(set(images)) != 1 or len(images) != 2:  # noqa: PLR2004 - two of them
         return None, "not comparable, the baseline was evaluated on other images"
     return elsewhere, ""
@@ -271,14 +271,13 @@ def _class_accuracy(limit: Limit, evidence: Evidence) -> Check:
     if limit.basis is Basis.ABSOLUTE:
         return _worst_class(limit, evidence)
     shown = f"a drop of {100 * limit.value:g} points"
-    found, why, name = (
-        (evidence, "", "dense") if limit.basis is Basis.DENSE else (*_same_images(evidence), PRUNED)
-    )
+    found, why = (evidence, "") if limit.basis is Basis.DENSE else _same_images(evidence)
     if found is None:
         return _unknown(limit, shown, why)
-    if not {name} <= found.accuracy.keys() or PRUNED not in evidence.accuracy:
+    name = "dense" if limit.basis is Basis.DENSE else found.deployed
+    if name not in found.accuracy or evidence.deployed not in evidence.accuracy:
         return _unknown(limit, shown, "no accuracy was measured")
-    changes = paired.class_changes(found.accuracy[name], evidence.accuracy[PRUNED])
+    changes = paired.class_changes(found.accuracy[name], evidence.accuracy[evidence.deployed])
     if not changes:
         return _unknown(limit, shown, "the report does not say which images are wrong; build it again")
     worst = max(changes, key=lambda number: changes[number].drop)
@@ -299,7 +298,7 @@ def _class_accuracy(limit: Limit, evidence: Evidence) -> Check:
 
 def _worst_class(limit: Limit, evidence: Evidence) -> Check:
     shown = f"at least {words.percent(limit.value)}"
-    accuracy = evidence.accuracy.get(PRUNED)
+    accuracy = evidence.accuracy.get(evidence.deployed)
     known = [
         (share, number)
         for number, share in enumerate(accuracy.per_class if accuracy else ())

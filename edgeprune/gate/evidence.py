@@ -1,4 +1,4 @@
-"""What the checks look at: the pruned network's figures, the dense network's, and a baseline's."""
+"""What the checks look at: the deployed network's figures, the dense network's, and a baseline's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgeprune.records import (
 
 FINGERPRINT = ("cpu", "features", "cores", "kernel", "governor", "openvino", "onnxruntime", "settings")
 """Facts about a machine that must agree before absolute times and memory can be compared."""
-PRUNED, DENSE, BASELINE = "pruned", "dense", "baseline"
+DENSE, BASELINE = "dense", "baseline"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +36,11 @@ class Evidence:
     data_digest: str = ""
     baseline: Report | None = None
     to_baseline: Interval | None = None
-    """Time of the pruned network over the baseline's, interleaved on this machine just now."""
+    """Time of the deployed network over the baseline's, interleaved on this machine just now."""
     instructions: Mapping[str, float] = field(default_factory=dict)
-    """CPU instructions of an inference, of `pruned`, `dense` and `baseline`, counted just now."""
+    """CPU instructions of an inference, of the deployed variant, `dense` and `baseline`, counted just now."""
+    deployed: str = "pruned"
+    """The variant that the verdict is about."""
 
 
 def of_report(report: Report) -> Evidence:
@@ -51,6 +53,7 @@ def of_report(report: Report) -> Evidence:
         classes=report.classes,
         layouts=report.layouts,
         data_digest=report.provenance.data_digest,
+        deployed=report.deployed,
     )
 
 
@@ -60,9 +63,9 @@ def other(evidence: Evidence, basis: Basis) -> tuple[Evidence, str] | None:
         return evidence, DENSE
     if evidence.baseline is None:
         return None
-    counted = evidence.instructions.get(BASELINE)
-    instructions = {} if counted is None else {PRUNED: counted}
-    return replace(of_report(evidence.baseline), instructions=instructions), PRUNED
+    baseline, counted = of_report(evidence.baseline), evidence.instructions.get(BASELINE)
+    instructions = {} if counted is None else {baseline.deployed: counted}
+    return replace(baseline, instructions=instructions), baseline.deployed
 
 
 def figure(evidence: Evidence, name: str, figure: Figure) -> float | None:
@@ -105,5 +108,5 @@ def machine_differences(evidence: Evidence, baseline: Evidence) -> list[str]:
         for fact in FINGERPRINT
         if now.get(fact) != then.get(fact)
     ]
-    threads, before = (e.measurement.latency[PRUNED].threads for e in (evidence, baseline))
+    threads, before = (e.measurement.latency[e.deployed].threads for e in (evidence, baseline))
     return [*found, *([f"threads: {threads}, were {before}"] if threads != before else [])]

@@ -1,7 +1,7 @@
 """Measures artifacts on the target's CPU: time, memory, and how far the figures can be trusted.
 
 Absolute times come from fresh processes that run one artifact; the ratio from processes that interleave
-the first artifact and the last, because both then meet the same disturbances.
+all artifacts, because they then meet the same disturbances.
 
 measuring.py      the verb: processes in turn, and what their answers come to
 places.py         this machine or a device, one verb for both

@@ -64,12 +64,12 @@ def measure(  # noqa: PLR0913 - keywords, and most have a default
     on_wait: Callable[[], None] | None = None,
     run_job: RunJob = local.run,
 ) -> Measurement:
-    """Return time and memory of each artifact, and the time of the last over the first.
+    """Return time and memory of each artifact, and the time of each over the ones before it.
 
     Args:
         artifacts: Name to file, the baseline first.
         image: What every inference reads, shape (C, H, W) or (1, C, H, W).
-        processes: Fresh processes per artifact, and as many that interleave first and last.
+        processes: Fresh processes per artifact, and as many that interleave all of them.
         min_runs: Timed runs in each process; of artifacts under 1 ms, a run is an average over 1 ms.
         max_seconds: A process stops short of `min_runs` after this long (never below 5 runs).
         streams: So many inferences at once, in processes of their own, for the throughput; 0: none.
@@ -100,7 +100,7 @@ def measure(  # noqa: PLR0913 - keywords, and most have a default
                 "cpus": [] if turn.streams else chosen,
                 "image": str(image_file),
                 "rounds": min_runs if len(turn.names) == 1 else PAIRS,
-                "max_seconds": max_seconds,
+                "max_seconds": max_seconds * max(1, len(turn.names) / 2),
             }
             _ask(job, turn, seen, run_job)
             if on_progress:
@@ -151,7 +151,7 @@ def _schedule(names: tuple[str, ...], processes: int, *, streams: int, operators
     for turn in range(processes):
         plan += [_Turn(names=(name,)) for name in (names if turn % 2 == 0 else reversed(names))]
         if len(names) > 1:
-            plan.append(_Turn(names=(names[0], names[-1])))
+            plan.append(_Turn(names=names))
     if streams:
         plan += [_Turn(names=(name,), streams=streams) for _ in range(STREAM_PROCESSES) for name in names]
     if operators:
@@ -166,9 +166,8 @@ def _summarise(seen: _Seen, threads: int, cpus: list[int], streams: int) -> Meas
         name: stats.latency([answer["runs"][0] for answer in answers], threads=threads, rng=rng)
         for name, answers in alone.items()
     }
-    ratio = (
-        stats.ratio(paired, threads=threads, rng=rng) if paired else Interval(value=1.0, low=1.0, high=1.0)
-    )
+    ratios = _ratios(tuple(alone), paired, threads, rng)
+    ratio = ratios[-1][2] if ratios else Interval(value=1.0, low=1.0, high=1.0)
     everyone = [*(answer for answers in alone.values() for answer in answers), *paired]
     found = [*noise.processes(everyone, threads=threads), *noise.spread(latency, ratio)]
     log.info("measured %s in %d processes", ", ".join(alone), len(everyone))
@@ -187,7 +186,25 @@ def _summarise(seen: _Seen, threads: int, cpus: list[int], streams: int) -> Meas
         },
         energy_mj=_known({name: stats.energy_mj(answers) for name, answers in alone.items()}),
         operators={name: stats.operators(answer["runs"][0]) for name, answer in seen.profiled.items()},
+        ratios=_table(ratios) if len(ratios) > 1 else {},
     )
+
+
+def _ratios(
+    names: tuple[str, ...], paired: list[Answer], threads: int, rng: np.random.Generator
+) -> list[tuple[str, str, Interval]]:
+    """Give the time of each artifact over each earlier one; the last entry is the last over the first."""
+    if not paired:
+        return []
+    pairs = [(later, earlier) for later in range(len(names)) for earlier in reversed(range(later))]
+    return [(names[a], names[b], stats.ratio(paired, threads=threads, rng=rng, of=(a, b))) for a, b in pairs]
+
+
+def _table(ratios: list[tuple[str, str, Interval]]) -> dict[str, dict[str, Interval]]:
+    found: dict[str, dict[str, Interval]] = {}
+    for later, earlier, ratio in ratios:
+        found.setdefault(later, {})[earlier] = ratio
+    return found
 
 
 def _known(figures: Mapping[str, Value | None]) -> dict[str, Value]:

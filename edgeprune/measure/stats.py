@@ -124,17 +124,19 @@ def operators(run: Run) -> tuple[OperatorTime, ...]:
     return tuple(sorted(found, key=lambda operator: -operator.time_ms))
 
 
-def ratio(answers: Sequence[Answer], *, threads: int, rng: np.random.Generator) -> Interval:
-    """Return the time of the last artifact over the first's, from samples taken in the same round.
+def ratio(
+    answers: Sequence[Answer], *, threads: int, rng: np.random.Generator, of: tuple[int, int] = (-1, 0)
+) -> Interval:
+    """Return the time of one artifact over another's, the last over the first's, from the same rounds.
 
     CPU time for one thread, as it leaves out what other processes take. With several threads the waiting
     ones may spin, which CPU time counts: wall time then.
     """
-    return median_interval([_pairwise(answer["runs"], threads) for answer in answers], rng=rng)
+    return median_interval([_pairwise(answer["runs"], threads, of) for answer in answers], rng=rng)
 
 
-def _pairwise(runs: Sequence[Run], threads: int) -> NDArray[np.float64]:
-    first, last = runs[0], runs[-1]
+def _pairwise(runs: Sequence[Run], threads: int, of: tuple[int, int]) -> NDArray[np.float64]:
+    last, first = (runs[which] for which in of)
     if threads == 1:
         return np.divide(last["cpu_ms"], first["cpu_ms"])
     return np.divide(last["wall_ms"], first["wall_ms"])

@@ -49,6 +49,26 @@ class Export:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quantized:
+    """How a network was brought to 8 bits."""
+
+    method: str
+    """The library and its version, and the scheme, in words."""
+    images: int
+    """Calibration images that the ranges come from."""
+    layers: int
+    """Layers with weights that could be quantized."""
+    kept_float: tuple[str, ...] = ()
+    """Layers left in float32, because the validation images lost too much with them."""
+    limit: float | None = None
+    """Drop of accuracy allowed on the validation images, pruning included, in [0, 1]; None: none was set."""
+    drop: float | None = None
+    """Drop on the validation images against the dense network, in [0, 1]; None without such images."""
+    before_fallback: float | None = None
+    """The drop with all layers quantized."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
     """A figure with its 95 % confidence interval."""
 
@@ -74,12 +94,12 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyChange:
-    """Dense against pruned on the same images."""
+    """Dense against the deployed variant, or one variant against another, on the same images."""
 
     drop: Interval
-    """Top-1 dense minus top-1 pruned, paired bootstrap interval."""
+    """Top-1 of the first minus top-1 of the second, paired bootstrap interval."""
     lost: int
-    """Images the dense network had right and the pruned one has wrong."""
+    """Images the first had right and the second has wrong."""
     gained: int
     p_value: float
     """Exact McNemar test, two-sided."""
@@ -156,14 +176,14 @@ class Instructions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """Dense and pruned, each in fresh processes, interleaved."""
+    """All variants, each in fresh processes, and interleaved."""
 
     latency: dict[str, Latency]
-    """Keys: `dense`, `pruned` (later also `int8` ...)."""
+    """Keys: the variants, as of `Report.artifacts`."""
     memory: dict[str, Memory]
     """Empty where the system does not tell."""
     ratio: Interval
-    """Latency of pruned over dense, median of pairwise ratios in interleaved runs."""
+    """Latency of the deployed variant over dense, median of pairwise ratios in interleaved runs."""
     ratio_basis: Literal["cpu time", "wall time"]
     pairs: int
     quality: Literal["good", "noisy"]
@@ -175,6 +195,9 @@ class Measurement:
     energy_mj: dict[str, float] = field(default_factory=dict)
     """Of one inference, the whole CPU's, where the system tells."""
     operators: dict[str, tuple[OperatorTime, ...]] = field(default_factory=dict)
+    ratios: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    """Latency of each variant over each earlier one, `ratios["pruned+int8"]["int8"]` for example, from the
+    same rounds as `ratio`; empty for two variants and in older reports."""
 
 
 class Outcome(StrEnum):
@@ -236,9 +259,11 @@ class Report:
     budget: Budget
     verdict: Verdict
     artifacts: dict[str, Artifact]
-    """Keys: `dense`, `pruned`."""
+    """Keys: the variants `dense`, `pruned`, and of a quantized build also `int8` (the dense network
+    quantized) and `pruned+int8`."""
     accuracy: dict[str, Accuracy]
     accuracy_change: AccuracyChange
+    """Dense against the deployed variant."""
     measurement: Measurement
     plan: PruningPlan
     widths: tuple[Width, ...]
@@ -254,6 +279,13 @@ class Report:
     provenance: Provenance
     layouts: dict[str, Layout] = field(default_factory=dict)
     """Keys as of `artifacts`, where the runtime is ONNX Runtime."""
+    deployed: str = "pruned"
+    """The variant that the verdict, `accuracy_change` and `measurement.ratio` are about."""
+    accuracy_changes: dict[str, dict[str, AccuracyChange]] = field(default_factory=dict)
+    """How accuracy changed from each earlier variant to each, `["pruned+int8"]["int8"]` for example; empty
+    for two variants and in older reports."""
+    quantized: dict[str, Quantized] = field(default_factory=dict)
+    """How the int8 variants were made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ markdown.py    report.md, short enough for a pull request
 outputs.py     a verdict for the tools of CI: JUnit XML, a summary, annotations
 """
 
-from edgeprune.report.figures import summary_rows
+from edgeprune.report.figures import summary_rows, variants_rows
 from edgeprune.report.files import SCHEMA_VERSION, read, schema, write
 from edgeprune.report.outputs import append_text, github_annotations, junit, summary, write_text
 
@@ -25,6 +25,7 @@ __all__ = [
     "schema",
     "summary",
     "summary_rows",
+    "variants_rows",
     "write",
     "write_text",
 ]

@@ -126,7 +126,7 @@ def _group_width(report: Report, group: str, before: int, after: int) -> GroupWi
 
 def class_changes(report: Report) -> ClassChanges:
     """Compare the classes that have images, cut to those that lost and gained most."""
-    dense, pruned = report.accuracy["dense"], report.accuracy["pruned"]
+    dense, pruned = report.accuracy["dense"], report.accuracy[report.deployed]
     changes = [
         ClassChange(name=name, dense=before, pruned=after, change=after - before)
         for name, before, after in zip(report.classes, dense.per_class, pruned.per_class, strict=True)

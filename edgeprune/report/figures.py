@@ -8,7 +8,7 @@ from collections.abc import Callable
 from edgeprune.records import Interval, Memory, Report
 
 Row = tuple[str, str, str, str]
-"""Label, dense, pruned, change."""
+"""Label, dense, deployed, change."""
 
 _UNITS = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
 _SMALLEST_P = 0.001
@@ -16,22 +16,54 @@ _SMALLEST_P = 0.001
 
 
 def summary_rows(report: Report) -> list[Row]:
-    """Return the table of dense against pruned, the four headline figures first.
+    """Return the table of dense against deployed, the four headline figures first.
 
     The terminal, report.md and report.html all show these rows, so that they cannot disagree.
     """
     return [_accuracy(report), _latency(report), *_costs(report), *_layout(report)]
 
 
+def variants_rows(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the head and the rows of a table of all variants; no rows where there are only two."""
+    names = tuple(report.artifacts)
+    if not report.measurement.ratios:
+        return ("", *names), []
+    measured, changes, memory = report.measurement, report.accuracy_changes, report.measurement.memory
+
+    def times(over: str) -> list[str]:
+        table = measured.ratios
+        return [figure(table[name][over]) if over in table.get(name, {}) else "" for name in names]
+
+    def drops(over: str) -> list[str]:
+        return [points(-changes[n][over].drop.value) if over in changes.get(n, {}) else "" for n in names]
+
+    def figure(ratio: Interval) -> str:
+        return f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
+
+    rows = [
+        ("Top-1 accuracy", *(percent(report.accuracy[name].top1.value) for name in names)),
+        *((f"accuracy against {name}", *drops(name)) for name in ("dense", "int8")),
+        ("Latency p50", *(milliseconds(measured.latency[name].p50_ms.value) for name in names)),
+        *((f"latency over {name}, interleaved", *times(name)) for name in ("dense", "int8")),
+        ("Peak memory", *(size(memory[n].peak_bytes) if n in memory else "unknown" for n in names)),
+        ("Model size", *(size(report.artifacts[name].size_bytes) for name in names)),
+    ]
+    return ("", *names), rows
+
+
+def _both(report: Report) -> tuple[str, str]:
+    return "dense", report.deployed
+
+
 def _accuracy(report: Report) -> Row:
-    dense, pruned = (percent(report.accuracy[name].top1.value) for name in ("dense", "pruned"))
+    dense, pruned = (percent(report.accuracy[name].top1.value) for name in _both(report))
     return ("Top-1 accuracy", dense, pruned, points(-report.accuracy_change.drop.value))
 
 
 def _latency(report: Report) -> Row:
-    """Absolute times come from runs of one network alone, the change from interleaved runs of both."""
+    """Absolute times come from runs of one network alone, the change from interleaved runs."""
     latency = report.measurement.latency
-    dense, pruned = (milliseconds(latency[name].p50_ms.value) for name in ("dense", "pruned"))
+    dense, pruned = (milliseconds(latency[name].p50_ms.value) for name in _both(report))
     return ("Latency p50", dense, pruned, speed(report.measurement.ratio))
 
 
@@ -39,11 +71,11 @@ def _costs(report: Report) -> list[Row]:
     latency, memory, artifacts = report.measurement.latency, report.measurement.memory, report.artifacts
 
     def row(label: str, word: Callable[[float], str], figure: Callable[[str], float]) -> Row:
-        dense, pruned = figure("dense"), figure("pruned")
+        dense, pruned = map(figure, _both(report))
         return (label, word(dense), word(pruned), relative(dense, pruned))
 
     def of_memory(label: str, figure: Callable[[Memory], float]) -> Row:
-        if not {"dense", "pruned"} <= memory.keys():
+        if not {*_both(report)} <= memory.keys():
             return (label, "unknown", "unknown", "")
         return row(label, size, lambda name: figure(memory[name]))
 
@@ -60,9 +92,9 @@ def _costs(report: Report) -> list[Row]:
 
 def _layout(report: Report) -> list[Row]:
     """Convolutions that ONNX Runtime leaves out of its fast layout: widths that do not pay."""
-    if not {"dense", "pruned"} <= report.layouts.keys():
+    if not {*_both(report)} <= report.layouts.keys():
         return []
-    dense, pruned = (report.layouts[name] for name in ("dense", "pruned"))
+    dense, pruned = (report.layouts[name] for name in _both(report))
     before, after = (f"{each.unblocked} of {each.convolutions}" for each in (dense, pruned))
     change = (
         "unchanged" if dense.unblocked == pruned.unblocked else f"{pruned.unblocked - dense.unblocked:+d}"
@@ -116,7 +148,7 @@ def relative(dense: float, pruned: float) -> str:
 
 
 def speed(ratio: Interval) -> str:
-    """Say how much faster the pruned network is, `ratio` being its time over the dense network's."""
+    """Say how much faster the deployed network is, `ratio` being its time over the dense network's."""
     if ratio.high < 1:
         return f"{1 / ratio.value:.2f}x faster"
     if ratio.low > 1:

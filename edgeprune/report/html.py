@@ -33,6 +33,7 @@ def render(report: Report) -> str:
         status=_STATUS[report.verdict.outcome] if report.verdict.checks else "No budget set",
         headlines=list(zip(rows[:_HEADLINES], _details(report), strict=True)),
         rows=rows,
+        variants=figures.variants_rows(report),
         groups=groups,
         columns=plots.widths(groups),
         layers=interventions.layers(report, vetoes),
@@ -50,8 +51,8 @@ def render(report: Report) -> str:
 
 def _details(report: Report) -> list[str]:
     """Return one line for each headline figure: how sure it is, and what it rests on."""
-    accuracy, latency = report.accuracy["pruned"], report.measurement.latency["pruned"]
-    memory, artifact = report.measurement.memory.get("pruned"), report.artifacts["pruned"]
+    accuracy, latency = report.accuracy[report.deployed], report.measurement.latency[report.deployed]
+    memory, artifact = report.measurement.memory.get(report.deployed), report.artifacts[report.deployed]
     accuracy_span = figures.span(accuracy.top1, figures.percent)
     latency_span = figures.span(latency.p50_ms, figures.milliseconds)
     return [

@@ -19,7 +19,8 @@ def render(report: Report) -> str:
     parts = [
         f"## {escape(report.provenance.model)} on {escape(report.target.name)}: {status}",
         escape(report.verdict.sentence),
-        lay_out(("", "dense", "pruned", "change"), figures.summary_rows(report)),
+        lay_out(("", "dense", report.deployed, "change"), figures.summary_rows(report)),
+        _variants(report),
         _budget(report),
         _fold("Classes that changed most", _classes(report)),
         _fold("Widths of the groups", _groups(report)),
@@ -44,6 +45,11 @@ def _budget(report: Report) -> str:
     return lay_out(head, [(c.budget, c.limit, c.value, c.outcome.value, c.reason) for c in checks])
 
 
+def _variants(report: Report) -> str:
+    head, rows = figures.variants_rows(report)
+    return lay_out(head, rows) if rows else ""
+
+
 def _classes(report: Report) -> str:
     changes = facts.class_changes(report)
     moved = sorted(changes.shown, key=lambda row: -abs(row.change))[:_MOST_CLASSES]
@@ -55,7 +61,7 @@ def _classes(report: Report) -> str:
         if row.change
     ]
     summary = f"{figures.how_many(changes.total, 'class')}: {changes.fell} fell, {changes.rose} rose."
-    return f"{summary}\n\n{lay_out(('class', 'dense', 'pruned', 'change'), rows)}"
+    return f"{summary}\n\n{lay_out(('class', 'dense', report.deployed, 'change'), rows)}"
 
 
 def _groups(report: Report) -> str:
@@ -67,10 +73,11 @@ def _groups(report: Report) -> str:
 
 
 def _measurement(report: Report) -> str:
-    measured, latency = report.measurement, report.measurement.latency["pruned"]
+    measured, latency = report.measurement, report.measurement.latency[report.deployed]
     ratio = measured.ratio
     lines = [
-        f"ratio pruned over dense {ratio.value:.3f} (95 % CI {ratio.low:.3f} to {ratio.high:.3f}), "
+        f"ratio {report.deployed} over dense {ratio.value:.3f} "
+        f"(95 % CI {ratio.low:.3f} to {ratio.high:.3f}), "
         f"{figures.how_many(measured.pairs, 'interleaved pair')}, {measured.ratio_basis}",
         f"p50 {figures.milliseconds(latency.p50_ms.value)} "
         f"(95 % CI {figures.span(latency.p50_ms, figures.milliseconds)}), "

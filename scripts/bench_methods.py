@@ -3,7 +3,7 @@
     scripts/bench_methods.py ../shared/data/ --out bench --networks resnet20 --methods c-swap-c,taylor+affine
 
 Needs the weights and images of the test data, which are not part of the project. Resumable: each curve is a
-record in the run folder of its network.
+record in the run folder of its network. Methods `tp-...` need Torch-Pruning (scripts/requirements-bench.txt).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 NETWORKS = {
     "example": {},
@@ -57,7 +57,8 @@ NETWORKS = {
 METHODS = (
     "c-swap-c,c-swap,c-swap+affine,magnitude-l2,magnitude-l2+bn,magnitude-l2+affine,magnitude-l1+affine,"
     "bn-scale+affine,random+affine,activation+affine,variance+affine,gradient+affine,taylor+affine,"
-    "integrated-gradients+affine,lrp+affine,class-aware+affine"
+    "integrated-gradients+affine,lrp+affine,class-aware+affine,"
+    "tp-magnitude+bn,tp-taylor+bn,tp-lamp+bn,tp-bn-scale+bn,tp-magnitude,onnxsim-l2,onnxsim-wanda+ridge"
 )
 BEGIN, END = "<!-- curves: written by scripts/bench_methods.py -->", "<!-- end of curves -->"
 RATIOS = "0.05,0.1,0.15,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
@@ -104,6 +105,8 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="a page whose tables are written anew, like docs/method.md")
     args = parser.parse_args()
 
+    import bench_peers
+
     from edgeprune.config import make_config
     from edgeprune.pipeline.sweeping import sweep
 
@@ -112,7 +115,8 @@ def main() -> None:
     for name in args.networks.split(","):
         config = make_config(settings_of(name, args.data, args.out, args.align))
         for method in args.methods.split(","):
-            (curve,) = sweep(config, [method], ratios)
+            others = {method: lambda field, method=method: bench_peers.curve(field, method)}
+            (curve,) = sweep(config, [method], ratios, others=others if bench_peers.is_peer(method) else {})
             curves.setdefault(name, []).append(curve)
             cells = " ".join(f"{point.param_ratio:.2f}:{100 * point.accuracy:.1f}" for point in curve.points)
             print(f"{name:12} {curve.label:28} SAUCE {curve.sauce.value:.4f}  {cells}", flush=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 
 from edgeprune import tasks
-from edgeprune.config import METHODS, BuildConfig
+from edgeprune.config import METHODS, OWN_METHOD, BuildConfig
 from edgeprune.errors import ConfigError
 from edgeprune.pipeline import compensated, published, ranked
 from edgeprune.pipeline.building import Build
@@ -128,14 +130,20 @@ def _less(piece: ranked.Piece, returned: dict[str, tuple[int, ...]]) -> ranked.P
 
 
 def sweep(
-    config: BuildConfig, methods: Sequence[str], ratios: Sequence[float], *, watcher: Watcher | None = None
+    config: BuildConfig,
+    methods: Sequence[str],
+    ratios: Sequence[float],
+    *,
+    others: Mapping[str, Callable[[Field], Curve]] = MappingProxyType({}),
+    watcher: Watcher | None = None,
 ) -> tuple[Curve, ...]:
     """Accuracy over the share of parameters removed, one curve a method; resumes in `config.out`.
 
     Args:
         config: Network, images and shared options; `out` keeps a record of each curve.
-        methods: Like `c-swap-c`, `lrp`, `magnitude-l2+affine`, `taylor+bn`.
+        methods: Like `c-swap-c`, `lrp`, `magnitude-l2+affine`, `taylor+bn`, `python:file.py:function+affine`.
         ratios: Shares of the parameters, in (0, 1), ascending.
+        others: Names of methods that are not ours, and what draws their curves.
         watcher: Sees the progress.
 
     Raises:
@@ -143,7 +151,7 @@ def sweep(
     """
     watcher = watcher or Silence()
     inputs = Inputs.load(config)
-    asked = [read_method(text) for text in methods]
+    asked = {text: None if text in others else read_method(text) for text in methods}
     with RunFolder.open(config.out) as folder:
         build = Build(inputs, folder, watcher)
         evaluation = build.labelled(Split.EVALUATION)
@@ -154,13 +162,16 @@ def sweep(
             "settings": digest({**asdict(build.options), "ratios": list(ratios)}),
         }
 
-        def make(method: Method) -> Curve:
+        def make(text: str) -> Curve:
+            method = asked[text]
+            if method is None:
+                return others[text](field)
             return curve(field, method, lambda label, done, points: watcher.progress(label, done, points, ""))
 
         curves = []
-        for method in asked:
-            name = f"sweep-{method.label}"
-            found, reused = folder.reuse_or_make(name, Curve, digests, partial(make, method))
+        for text in asked:
+            name = f"sweep-{file_name(text)}"
+            found, reused = folder.reuse_or_make(name, Curve, digests, partial(make, text))
             watcher.stage(name, reused=reused, seconds=folder.seconds[name])
             curves.append(found)
         return tuple(curves)
@@ -172,11 +183,19 @@ def read_method(text: str) -> Method:
     Raises:
         ConfigError: there is no such method or compensation.
     """
-    name, _, mode = text.partition("+")
-    check_name("method", name, METHODS)
+    name, _, mode = text.partition("+") if not text.startswith(OWN_METHOD) else text.rpartition("+")
+    if text.startswith(OWN_METHOD) and mode not in MODES:
+        name, mode = text, ""
+    if not name.startswith(OWN_METHOD):
+        check_name("method", name, METHODS)
     if mode:
         check_name("compensation", mode, MODES)
     return Method(name, mode)
+
+
+def file_name(method: str) -> str:
+    """A method's name, fit for a file."""
+    return re.sub(r"[^A-Za-z0-9+.-]+", "-", method)
 
 
 def check_name(what: str, name: str, known: Sequence[str]) -> None:

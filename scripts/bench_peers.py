@@ -1,0 +1,197 @@
+"""Peers on the same images, at the same share of parameters: Torch-Pruning, and onnxsim's structured pruning.
+
+Used by `bench_methods.py` for methods named `tp-...` and `onnxsim-...`. Torch-Pruning (scripts/requirements-
+bench.txt) groups and cuts by itself; `+bn` re-estimates every BatchNorm on the calibration images afterwards,
+as we do. onnxsim prunes the exported network; `+ridge` is its own closed-form refit, of linear layers only.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from edgeprune.pipeline.options import Labelled
+    from edgeprune.pipeline.sweeping import Field
+    from edgeprune.records import Curve
+
+HALVINGS = 7
+"""In the search for the peer's own ratio that removes the share asked for."""
+BATCH = 64
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+METHODS = ("tp-magnitude", "tp-taylor", "tp-lamp", "tp-bn-scale", "onnxsim-l2", "onnxsim-wanda")
+Maker = Callable[[float], tuple[Any, float]]
+"""A share of the channels -> the pruned network, share of the parameters removed."""
+Finish = Callable[[Any], Callable[[torch.Tensor], Any]]
+"""The pruned network -> repaired as the method says, ready to run."""
+
+
+def is_peer(method: str) -> bool:
+    return method.partition("+")[0] in METHODS
+
+
+def curve(field: Field, method: str) -> Curve:
+    """A peer's accuracy over the share of parameters removed."""
+    from edgeprune.pipeline.sweeping import make_curve
+    from edgeprune.records import CurvePoint
+
+    name, _, extra = method.partition("+")
+    peer = torch_pruning if name.startswith("tp-") else onnxsim
+    maker, finish = peer(field, name, extra)
+    points = []
+    for ratio in field.ratios:
+        network, removed = nearest(maker, ratio)
+        correct = right(finish(network), field.evaluation)
+        points.append(CurvePoint(asked=ratio, param_ratio=removed, mac_ratio=0.0, correct=correct))
+    dense = right(field.analysed.module, field.evaluation)
+    return make_curve(method, dense, points)
+
+
+def nearest(maker: Maker, ratio: float) -> tuple[Any, float]:
+    """The network that comes nearest to a share of the parameters from below."""
+    low, high, best = 0.0, 1.0, maker(0.0)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        found = maker(middle)
+        if found[1] <= ratio:
+            low, best = middle, (found if found[1] >= best[1] else best)
+        else:
+            high = middle
+    return best
+
+
+def right(network: Callable[[torch.Tensor], Any], images: Labelled) -> tuple[bool, ...]:
+    """Which images a network classifies correctly."""
+    pieces = torch.split(torch.from_numpy(images.images), BATCH)
+    with torch.inference_mode():
+        outputs = [np.asarray(network(piece)) for piece in pieces]
+    return tuple((np.concatenate(outputs).argmax(axis=1) == images.labels).tolist())
+
+
+# --- Torch-Pruning ------------------------------------------------------------------------------------
+
+
+def torch_pruning(field: Field, name: str, extra: str) -> tuple[Maker, Finish]:
+    import torch_pruning as tp
+
+    module = field.analysed.module
+    calibration = field.images.calibration
+    images, labels = torch.from_numpy(calibration.images), torch.from_numpy(calibration.labels)
+    importance = {
+        "tp-magnitude": lambda: tp.importance.GroupMagnitudeImportance(p=2),
+        "tp-taylor": tp.importance.GroupTaylorImportance,
+        "tp-lamp": lambda: tp.importance.LAMPImportance(p=2),
+        "tp-bn-scale": tp.importance.BNScaleImportance,
+    }[name]
+    whole = sum(parameter.numel() for parameter in module.parameters())
+    last = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
+    place = next(path for path, layer in module.named_modules() if layer is last)
+
+    gradients = gradients_of(module, images, labels) if name == "tp-taylor" else {}
+
+    def make(ratio: float) -> tuple[nn.Module, float]:
+        network = copy.deepcopy(module).eval()
+        for path, parameter in network.named_parameters():
+            parameter.requires_grad_(True)
+            parameter.grad = gradients[path].clone() if gradients else None
+        pruner = tp.pruner.MetaPruner(
+            network,
+            images[:1],
+            importance=importance(),
+            global_pruning=True,
+            pruning_ratio=ratio,
+            max_pruning_ratio=0.95,
+            ignored_layers=[network.get_submodule(place)],
+        )
+        if ratio:
+            pruner.step()
+        return network, 1 - sum(parameter.numel() for parameter in network.parameters()) / whole
+
+    def finish(network: nn.Module) -> nn.Module:
+        if extra == "bn":
+            reestimate_(network, images)
+        return network
+
+    return make, finish
+
+
+def gradients_of(module: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of the cross entropy of all images, by the names of the parameters."""
+    network = copy.deepcopy(module).eval()
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+    for some, theirs in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+        functional.cross_entropy(network(some), theirs, reduction="sum").backward()
+    return {path: p.grad for path, p in network.named_parameters() if p.grad is not None}
+
+
+def reestimate_(network: nn.Module, images: torch.Tensor) -> None:
+    """Give every BatchNorm the statistics of the pruned network on these images."""
+    norms = [layer for layer in network.modules() if isinstance(layer, NORMS)]
+    for layer in norms:
+        layer.reset_running_stats()
+        layer.momentum = None  # the mean over all batches
+        layer.train()
+    with torch.inference_mode():
+        for some in images.split(BATCH):
+            network(some)
+    for layer in norms:
+        layer.eval()
+
+
+# --- onnxsim ------------------------------------------------------------------------------------------
+
+
+def onnxsim(field: Field, name: str, extra: str) -> tuple[Maker, Finish]:
+    import onnxruntime
+    import onnxsim as peer
+
+    images = field.images.calibration.images
+    dense = exported(field)
+    source = dense.graph.input[0].name
+    batches = [{source: images[first : first + BATCH]} for first in range(0, len(images), BATCH)]
+    whole = parameters(dense)
+
+    def make(ratio: float) -> tuple[Any, float]:
+        if not ratio:
+            pruned = dense
+        elif name == "onnxsim-l2":
+            pruned = peer.apply_structured_pruning(dense, sparsity=ratio, global_sparsity=True)
+        else:
+            pruned = peer.apply_structured_wanda_pruning(dense, batches, sparsity=ratio, global_sparsity=True)
+        return pruned, 1 - parameters(pruned) / whole
+
+    def finish(pruned: Any) -> Callable[[torch.Tensor], Any]:
+        if extra == "ridge" and pruned is not dense:
+            pruned = peer.apply_pruning_finetune(dense, pruned, batches)
+        session = onnxruntime.InferenceSession(pruned.SerializeToString(), providers=["CPUExecutionProvider"])
+
+        def run(batch: torch.Tensor) -> np.ndarray[Any, Any]:
+            (outputs,) = session.run(None, {source: batch.numpy()})
+            return np.asarray(outputs)
+
+        return run
+
+    return make, finish
+
+
+def exported(field: Field) -> Any:  # an onnx.ModelProto
+    """The dense network as ONNX with a dynamic batch, simplified."""
+    import onnxsim as peer
+
+    images = torch.from_numpy(field.images.calibration.images[:2])
+    program = torch.onnx.export(
+        field.analysed.module, (images,), dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False
+    )
+    assert program is not None
+    return peer.simplify(program.model_proto)[0]
+
+
+def parameters(model: Any) -> int:  # an onnx.ModelProto
+    return sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer if len(tensor.dims) > 0)

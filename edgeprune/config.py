@@ -65,8 +65,10 @@ class BuildConfig(BaseModel):
     out: Path = Path("edgeprune-out")
 
     method: Annotated[str, AfterValidator(_known_method)] = "c-swap-c"
-    compensate: Literal["none", "mean", "affine"] | None = None
+    compensate: Literal["none", "mean", "linear", "affine"] | None = None
     """None: affine for c-swap-c, else none."""
+    refit: bool = True
+    """With affine: sequential least squares at the end."""
     bn_reestimate: bool = False
     allocation: Literal["global", "uniform"] = "global"
     """Of a criterion: one order over all layers, or the same share of every group."""

@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--ratios", default=RATIOS)
     parser.add_argument("--align", type=int, default=1)
+    parser.add_argument("--allocation", default="global", help="of criteria: global, or uniform over layers")
     parser.add_argument("--page", type=Path, help="a page whose tables are written anew, like docs/method.md")
     args = parser.parse_args()
 
@@ -113,7 +114,8 @@ def main() -> None:
     curves: dict[str, list[Curve]] = {}
     ratios = [float(text) for text in args.ratios.split(",")]
     for name in args.networks.split(","):
-        config = make_config(settings_of(name, args.data, args.out, args.align))
+        settings = settings_of(name, args.data, args.out, args.align)
+        config = make_config({**settings, "allocation": args.allocation})
         for method in args.methods.split(","):
             others = {method: lambda field, method=method: bench_peers.curve(field, method)}
             (curve,) = sweep(config, [method], ratios, others=others if bench_peers.is_peer(method) else {})

@@ -1,31 +1,35 @@
-"""Peers on the same images, at the same share of parameters: Torch-Pruning, and onnxsim's structured pruning.
+"""Peers on the same images, at the same share of parameters: Torch-Pruning, onnxsim, and model folding.
 
-Used by `bench_methods.py` for methods named `tp-...` and `onnxsim-...`. Torch-Pruning (scripts/requirements-
-bench.txt) groups and cuts by itself; `+bn` re-estimates every BatchNorm on the calibration images afterwards,
-as we do. onnxsim prunes the exported network; `+ridge` is its own closed-form refit, of linear layers only.
+Used by `bench_methods.py` for methods named `tp-...`, `onnxsim-...` and `folding...`. Torch-Pruning
+(scripts/requirements-bench.txt) groups and cuts by itself; `+bn` re-estimates every BatchNorm on the
+calibration images afterwards, as we do. onnxsim prunes the exported network; `+ridge` is its own closed-form
+refit, of linear layers only. `folding` ("Cut Less, Fold More") merges similar channels of our groups; each
+group loses the same share.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.cluster.vq import kmeans2
 from torch import nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
+    from edgeprune.causal.fold import Norm
     from edgeprune.pipeline.options import Labelled
     from edgeprune.pipeline.sweeping import Field
-    from edgeprune.records import Curve
+    from edgeprune.records import ChannelGroup, Curve, Ints
 
 HALVINGS = 7
 """In the search for the peer's own ratio that removes the share asked for."""
 BATCH = 64
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-METHODS = ("tp-magnitude", "tp-taylor", "tp-lamp", "tp-bn-scale", "onnxsim-l2", "onnxsim-wanda")
+METHODS = ("tp-magnitude", "tp-taylor", "tp-lamp", "tp-bn-scale", "onnxsim-l2", "onnxsim-wanda", "folding")
 Maker = Callable[[float], tuple[Any, float]]
 """A share of the channels -> the pruned network, share of the parameters removed."""
 Finish = Callable[[Any], Callable[[torch.Tensor], Any]]
@@ -42,8 +46,8 @@ def curve(field: Field, method: str) -> Curve:
     from edgeprune.records import CurvePoint
 
     name, _, extra = method.partition("+")
-    peer = torch_pruning if name.startswith("tp-") else onnxsim
-    maker, finish = peer(field, name, extra)
+    peers = {"tp": torch_pruning, "onnxsim": onnxsim, "folding": folding}
+    maker, finish = peers[name.partition("-")[0]](field, name, extra)
     points = []
     for ratio in field.ratios:
         network, removed = nearest(maker, ratio)
@@ -195,3 +199,66 @@ def exported(field: Field) -> Any:  # an onnx.ModelProto
 
 def parameters(model: Any) -> int:  # an onnx.ModelProto
     return sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer if len(tensor.dims) > 0)
+
+
+# --- folding ------------------------------------------------------------------------------------------
+
+
+def folding(field: Field, name: str, extra: str) -> tuple[Maker, Finish]:
+    from edgeprune import compensate
+    from edgeprune.pipeline.pruning import make_study
+
+    study = make_study(field.analysed, field.images, field.base)
+
+    def make(ratio: float) -> tuple[dict[str, torch.Tensor], float]:
+        weights, removed = dict(study.program.dense), {}
+        for group in study.groups:
+            kept = max(1, round(group.units * (1 - ratio)))
+            if kept < group.units:
+                removed[group.name] = fold_(weights, group, kept, study.program.folded.norms)
+        return weights, study.ledger.param_ratio(removed)
+
+    def finish(weights: dict[str, torch.Tensor]) -> Callable[[torch.Tensor], Any]:
+        if extra == "bn":
+            norms = study.program.folded.norms
+            weights = {**weights, **compensate.reestimate(study.subject, norms, weights)}
+        return lambda batch: study.program.logits(study.program.start(batch), weights)
+
+    return make, finish
+
+
+def fold_(
+    weights: dict[str, torch.Tensor], group: ChannelGroup, kept: int, norms: Mapping[str, Norm]
+) -> tuple[int, ...]:
+    """Merge a group's units into so many: means where they are made, sums where they are read."""
+    made = [
+        (s.parameter, s.axis, s.indices) for s in group.slots if not s.consumer and s.parameter in weights
+    ]
+    made += [(norms[name].folded_bias, 0, indices) for name, _, indices in made if name in norms]
+    rows = [
+        weights[name].movedim(axis, 0)[torch.from_numpy(indices)].flatten(1).double()
+        for name, axis, indices in made
+    ]
+    _, clusters = kmeans2(torch.cat(rows, dim=1).numpy(), kept, minit="++", seed=0, missing="warn")
+    members = [np.flatnonzero(clusters == number) for number in np.unique(clusters)]
+    for name, axis, indices in made:
+        weights[name] = merged(weights[name], axis, indices, members, mean=True)
+    for slot in group.slots:
+        if slot.consumer:
+            weights[slot.parameter] = merged(
+                weights[slot.parameter], slot.axis, slot.indices, members, mean=False
+            )
+    return tuple(sorted(int(unit) for some in members for unit in some[1:]))
+
+
+def merged(
+    weight: torch.Tensor, axis: int, indices: Ints, members: Sequence[Ints], *, mean: bool
+) -> torch.Tensor:
+    """A weight whose first unit of each cluster stands for all of them; the others are zero."""
+    result = weight.clone()
+    for some in members:
+        places = torch.from_numpy(indices[some])  # (units, copies)
+        parts = torch.stack([weight.index_select(axis, place) for place in places])
+        result.index_fill_(axis, places.ravel(), 0.0)
+        result.index_copy_(axis, places[0], parts.mean(dim=0) if mean else parts.sum(dim=0))
+    return result

@@ -111,7 +111,31 @@ def test_a_removed_unit_is_predicted_by_least_squares(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("mode", ["affine", "mean", "none"])
+def test_without_an_intercept_means_count_and_biases_stay(name: str) -> None:
+    found = subject(name)
+    network = survivors(found, mode="linear")
+    group = found.groups[0]
+    changed = network.without({group.name: (1, 3)})
+    slot = next(s for s in group.slots if s.consumer and s.parameter in found.layers)
+    layer = found.layers[slot.parameter]
+    gone = slot.indices[[1, 3]].ravel()
+    kept = np.setdiff1d(np.arange(found.program.dense[layer.weight].shape[1]), gone)
+    rows = value_at(found, found.program.dense, layer.source).movedim(layer.channel_dim, -1).flatten(0, -2)
+    second = (rows.T @ rows / len(rows)).numpy()
+    share = max(RIDGE, float(oas(torch.from_numpy(second), len(rows))))
+    second += share * np.diag(second).mean() * np.eye(len(second))
+    shares = second[np.ix_(gone, kept)] @ np.linalg.inv(second[np.ix_(kept, kept)])
+    dense = found.program.dense[layer.weight].numpy()
+    expected = dense.copy()
+    expected[:, kept] += np.einsum("op...,pk->ok...", dense[:, gone], shares)
+    expected[:, gone] = 0
+    np.testing.assert_allclose(changed[layer.weight].numpy(), expected, **CLOSE)
+    if layer.bias is not None:
+        torch.testing.assert_close(changed[layer.bias], found.program.dense[layer.bias], **CLOSE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("mode", ["affine", "linear", "mean", "none"])
 def test_one_after_the_other_is_both_at_once(name: str, mode: Any) -> None:
     found = subject(name)
     together, apart = survivors(found, mode=mode), survivors(found, mode=mode)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -486,24 +486,53 @@ def test_the_gates_end_within_the_budget() -> None:
 # a user's own -----------------------------------------------------------------------------------------
 
 
-def by_number(subject: Subject) -> dict[str, Tensor]:
-    return {found.name: torch.arange(found.units) for found in subject.groups}
+def by_number(units: Sequence[ChannelGroup], replay: object, calibration: object) -> dict[str, Tensor]:
+    return {found.name: torch.arange(found.units) for found in units}
+
+
+def no_outputs(removed: Mapping[str, Sequence[int]]) -> Tensor:
+    raise AssertionError("nobody asked")
+
+
+def test_a_criterion_of_the_users_own_may_run_the_network() -> None:
+    subject, asked = planted(), []
+
+    def by_change(units: Sequence[ChannelGroup], replay: Any, calibration: Any) -> dict[str, list[float]]:
+        assert calibration.images is subject.images
+        assert calibration.labels is subject.labels
+        assert replay.graph is subject.graph
+        return {g.name: [float(replay({g.name: [u]}).sum()) for u in range(g.units)] for g in units}
+
+    def outputs(removed: Mapping[str, Sequence[int]]) -> Tensor:
+        asked.append(removed)
+        return torch.full((2, 3), float(len(asked)))
+
+    scores = criteria.user_scores(by_change, subject, outputs)
+    units = sum(group.units for group in subject.groups)
+    assert len(asked) == units
+    assert scores[subject.groups[-1].name][-1] == 6 * units
 
 
 def test_a_criterion_of_the_users_own() -> None:
-    scores = criteria.user_scores(by_number, planted())
+    scores = criteria.user_scores(by_number, planted(), no_outputs)
     assert scores["expand.weight"].tolist() == list(range(12))
     assert scores["expand.weight"].dtype == np.float64
 
 
-BAD: dict[str, tuple[Callable[[Subject], object], str]] = {
-    "raises": (lambda s: 1 / 0, "ZeroDivisionError: division by zero"),
-    "no dictionary": (lambda s: [1.0], "gives list; give a dictionary"),
-    "unknown group": (lambda s: by_number(s) | {"nose": [1.0]}, "nose, which is no group"),
-    "missing group": (lambda s: {}, "no scores for 2 groups, stem.weight among them"),
-    "wrong shape": (lambda s: by_number(s) | {"stem.weight": np.zeros((8, 1))}, r"shape \(8, 1\); .*\(8,\)"),
-    "no numbers": (lambda s: by_number(s) | {"stem.weight": ["much"] * 8}, "the scores are no numbers"),
-    "not finite": (lambda s: by_number(s) | {"stem.weight": [np.nan] * 8}, "8 of 8 scores are NaN"),
+BAD: dict[str, tuple[Callable[..., object], str]] = {
+    "raises": (lambda *given: 1 / 0, "ZeroDivisionError: division by zero"),
+    "no dictionary": (lambda *given: [1.0], "gives list; give a dictionary"),
+    "unknown group": (lambda *given: by_number(*given) | {"nose": [1.0]}, "nose, which is no group"),
+    "missing group": (lambda *given: {}, "no scores for 2 groups, stem.weight among them"),
+    "wrong shape": (
+        lambda *given: by_number(*given) | {"stem.weight": np.zeros((8, 1))},
+        r"shape \(8, 1\); .*\(8,\)",
+    ),
+    "no numbers": (
+        lambda *given: by_number(*given) | {"stem.weight": ["much"] * 8},
+        "the scores are no numbers",
+    ),
+    "not finite": (lambda *given: by_number(*given) | {"stem.weight": [np.nan] * 8}, "8 of 8 scores are NaN"),
 }
 
 
@@ -511,7 +540,7 @@ BAD: dict[str, tuple[Callable[[Subject], object], str]] = {
 def test_what_is_wrong_with_a_criterion_of_the_users_own_is_said_in_one_line(kind: str) -> None:
     function, message = BAD[kind]
     with pytest.raises(InputError, match=message) as caught:
-        criteria.user_scores(function, planted())
+        criteria.user_scores(function, planted(), no_outputs)
     assert "\n" not in str(caught.value)
 
 

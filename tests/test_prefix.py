@@ -16,9 +16,8 @@ import edgeprune as package
 from edgeprune.pipeline import Build, Silence
 from edgeprune.pipeline.inputs import Inputs
 from edgeprune.pipeline.kept import keep_settings, kept_config
-from edgeprune.pipeline.prefix import whole_steps, within
 from edgeprune.pipeline.pruning import make_study
-from edgeprune.pipeline.sweeping import taken
+from edgeprune.pipeline.trajectory import taken, whole_steps, within
 from edgeprune.runfolder import RunFolder
 
 METHODS = ("c-swap-c", "c-swap")
@@ -71,7 +70,7 @@ def test_every_prefix_is_a_part_of_the_next_and_the_end_is_the_run_itself(run: P
     with RunFolder.open(run.out) as folder:
         build = Build(Inputs.load(config), folder, Silence())
         study = make_study(build.analysed, build.images, build.options)
-        order = [(p.group, u) for p in taken(build.pruning.trajectory.steps) for u in p.units]
+        order = taken(build.pruning.trajectory.steps)
         end = build.pruning.plan
     assert within(study, order, 1.0) == {name: units for name, units in end.removed.items() if units}
     assert within(study, order, 0.0) == {}

@@ -80,6 +80,37 @@ def test_python_gives_the_same_curves(swept: Place) -> None:
     assert (curve.label, curve.sauce.value) == (said["method"], said["sauce"]["value"])
 
 
+OWN = """
+import numpy as np
+
+def by_change(units, replay, calibration):
+    dense = replay()
+    assert len(dense) == len(calibration.labels)
+    change = lambda group, unit: float((replay({group.name: [unit]}) - dense).abs().mean())
+    return {group.name: [change(group, unit) for unit in range(group.units)] for group in units}
+"""
+
+
+@pytest.mark.slow
+def test_a_criterion_of_the_users_own_and_every_compensation(tmp_path: Path) -> None:
+    place = settle(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    own = f"python:{tmp_path / 'own.py'}:by_change"
+    methods = [own, f"{own}+mean", f"{own}+linear", f"{own}+shared", f"{own}+affine"]
+    curves = package.sweep(place.config(), methods, [0.4])
+    assert [curve.label for curve in curves] == methods
+    assert len({curve.points[0].param_ratio for curve in curves}) == 1, "the same units, whatever survives"
+    assert min(curve.points[0].accuracy for curve in curves) > 0.9, "half of the network is useless"
+
+
+def test_a_method_that_is_not_ours_is_drawn_by_whoever_named_it(tmp_path: Path) -> None:
+    place = settle(tmp_path)
+    (found,) = package.sweep(
+        place.config(), ["theirs"], [0.4], others={"theirs": lambda field: curve("theirs")}
+    )
+    assert found == curve("theirs")
+
+
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [

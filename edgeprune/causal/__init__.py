@@ -15,7 +15,7 @@ from edgeprune.causal.explain import explain
 from edgeprune.causal.fold import unfolded
 from edgeprune.causal.ordered import OrderedWalk
 from edgeprune.causal.program import Program, Values
-from edgeprune.causal.replay import Replay
+from edgeprune.causal.replay import Replay, zeroed
 from edgeprune.causal.verdict import Judge, make_judge, welch_z
 from edgeprune.causal.walk import Rules, Walker, aligned_step, walk
 
@@ -38,4 +38,5 @@ __all__ = [
     "unfolded",
     "walk",
     "welch_z",
+    "zeroed",
 ]

@@ -101,7 +101,11 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     ] = None,
     compensate: Annotated[
         str | None,
-        typer.Option(help="none, mean or affine [affine; c-swap: none].", rich_help_panel=SEARCH),
+        typer.Option(help="none, mean, linear or affine [affine; c-swap: none].", rich_help_panel=SEARCH),
+    ] = None,
+    refit: Annotated[
+        bool | None,
+        typer.Option(help="With affine: sequential least squares at the end [on].", rich_help_panel=SEARCH),
     ] = None,
     bn_reestimate: Annotated[
         bool | None,

@@ -43,7 +43,7 @@ def prune(  # noqa: PLR0913, PLR0917  # one argument for each flag
     target: flags.Target = None,
     method: Annotated[str | None, typer.Option(help="As of `build`.", rich_help_panel=flags.SEARCH)] = None,
     compensate: Annotated[
-        str | None, typer.Option(help="none, mean or affine.", rich_help_panel=flags.SEARCH)
+        str | None, typer.Option(help="none, mean, linear or affine.", rich_help_panel=flags.SEARCH)
     ] = None,
     samples_per_class: flags.SamplesPerClass = None,
     alpha: flags.Alpha = None,

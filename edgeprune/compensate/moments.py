@@ -36,6 +36,11 @@ class Moments:
     rows: int
     """Positions that they were taken from."""
 
+    @property
+    def second(self) -> Tensor:
+        """Second moments about zero, shape (C, C)."""
+        return self.covariance + torch.outer(self.mean, self.mean)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:

@@ -27,7 +27,7 @@ from edgeprune.compensate.shrinkage import oas
 from edgeprune.records import ChannelGroup
 
 Removed = Mapping[str, Sequence[int]]
-Mode = Literal["none", "mean", "affine"]
+Mode = Literal["none", "mean", "linear", "affine"]
 
 RIDGE = 1e-3
 """λ as a share of the mean variance of the channels."""
@@ -63,7 +63,8 @@ class Survivors:
         weights: What the network computes with now.
         measured: Moments of that network.
         gone: Units removed before: their channels are no longer read.
-        mode: `affine`; `mean` gives the removed units' means to the biases; `none` zeroes.
+        mode: `affine`; `linear` leaves the constant out, so that biases stay; `mean` gives the removed units'
+            means to the biases; `none` zeroes.
     """
 
     layers: Mapping[str, Layer]
@@ -78,6 +79,8 @@ class Survivors:
     _removed: dict[str, list[int]] = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.mode == "linear":
+            self.measured = _about_zero(self.measured)
         self._readers, self._zeroed = {}, {}
         for group in self.groups:
             self._readers[group.name], self._zeroed[group.name] = self._split(group)
@@ -141,7 +144,7 @@ class Survivors:
             if layer.source not in maps:
                 mean = self.measured.sources[layer.source].mean
                 maps[layer.source] = _Map.of(
-                    self._precision[layer.source], torch.cat(pieces), mean, affine=self.mode == "affine"
+                    self._precision[layer.source], torch.cat(pieces), mean, shared=self.mode != "mean"
                 )
             changed |= self._compensated(layer, maps[layer.source])
         return changed, {node: found.precision for node, found in maps.items()}
@@ -243,13 +246,22 @@ class _Map:
     """Ω without them."""
 
     @classmethod
-    def of(cls, precision_: Tensor, leaving: Tensor, mean: Tensor, *, affine: bool) -> _Map:
+    def of(cls, precision_: Tensor, leaving: Tensor, mean: Tensor, *, shared: bool) -> _Map:
         columns = precision_[:, leaving]
         inner = torch.linalg.solve(columns[leaving], columns.T)
-        shares = -inner if affine else torch.zeros_like(inner)
+        shares = -inner if shared else torch.zeros_like(inner)
         shares[:, leaving] = 0.0
         rest = precision_ - columns @ inner
         return cls(leaving, shares, mean[leaving] - shares @ mean, _without_rows(rest, leaving))
+
+
+def _about_zero(measured: Measured) -> Measured:
+    """Second moments about zero: least squares without a constant."""
+    sources = {
+        node: Moments(torch.zeros_like(found.mean), found.second, found.rows)
+        for node, found in measured.sources.items()
+    }
+    return Measured(sources, measured.energy)
 
 
 def precision(moments: Moments, dead: Sequence[Tensor], *, wary: bool = False) -> Tensor:

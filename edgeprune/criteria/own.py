@@ -2,29 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, fx, nn
 
 from edgeprune.criteria.subject import Scores, Subject
 from edgeprune.errors import EdgepruneError, InputError
+from edgeprune.records import ChannelGroup
+
+NOTHING: Mapping[str, Sequence[int]] = MappingProxyType({})
 
 
-def user_scores(function: Callable[[Subject], Any], subject: Subject) -> Scores:  # Any: that is the question
+Outputs = Callable[[Mapping[str, Sequence[int]]], Tensor]
+"""Group -> units to take out -> outputs for all calibration images, shape (N, K)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Replay:
+    """The dense network as a user's criterion may run it: `replay({group: [0, 3]})`, without units 0 and 3.
+
+    Attributes:
+        graph: Functional graph of ATen ops in evaluation mode; parameters are get_attr nodes.
+        module: The network itself.
+    """
+
+    outputs: Outputs
+    graph: fx.GraphModule
+    module: nn.Module
+
+    def __call__(self, removed: Mapping[str, Sequence[int]] = NOTHING) -> Tensor:
+        """Outputs for all calibration images, shape (N, K)."""
+        return self.outputs(removed)
+
+
+class Calibration(NamedTuple):
+    """What a user's criterion judges by."""
+
+    images: Tensor
+    """Shape (N, C, H, W), as the network reads them."""
+    labels: Tensor
+    """Shape (N,)."""
+
+
+Criterion = Callable[[tuple[ChannelGroup, ...], Replay, Calibration], Any]  # Any: that is the question
+
+
+def user_scores(function: Criterion, subject: Subject, outputs: Outputs) -> Scores:
     """Scores from a function of the user's own, checked.
 
     Args:
-        function: Gives for each group's name an array or tensor of shape (units,), higher: keep.
-        subject: What it is given.
+        function: `(units, replay, calibration)` -> for each group's name an array or tensor of shape
+            (units,), higher: keep. `units` are the channel groups.
+        subject: Network and images.
+        outputs: Runs the network with units taken out.
 
     Raises:
         InputError: it fails, or what it gives is no score for every unit.
     """
     name = getattr(function, "__name__", "the criterion")
     try:
-        given = function(subject)
+        replay = Replay(outputs, subject.graph, subject.module)
+        given = function(subject.groups, replay, Calibration(subject.images, subject.labels))
     except EdgepruneError:
         raise
     except Exception as err:  # user code: anything may come out

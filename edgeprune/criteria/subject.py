@@ -30,7 +30,7 @@ class Subject:
     labels: Tensor
     """Shape (N,)."""
     module: nn.Module
-    """The dense network itself, for a user's own criterion."""
+    """The dense network itself."""
     batch: int | None = None
     """The only batch size that the graph accepts; None when it accepts any."""
     on_progress: Callable[[int, int], None] = lambda done, total: None

@@ -7,6 +7,7 @@ digests.py    what a stage depends on
 inputs.py     configuration -> target and network
 building.py   all of it, in a run folder, with resume
 kept.py       what a run folder remembers: settings, walk
+trajectory.py the units that a walk removed, in order
 prefix.py     a finished run's trajectory cut at any share
 explaining.py a finished run's units taken out one by one
 """

@@ -10,7 +10,7 @@ from edgeprune.config import BuildConfig
 from edgeprune.pipeline.sharing import Alone, Crew
 from edgeprune.records import Floats, Ints, Step
 
-Compensation = Literal["none", "mean", "affine"]
+Compensation = Literal["none", "mean", "linear", "affine"]
 Allocation = Literal["global", "uniform"]
 Price = Literal["units", "params", "macs", "both"]
 Test = Literal["welch", "paired"]
@@ -53,6 +53,8 @@ class PruneOptions:
     """c-swap-c: compensated, in global order; c-swap: as published; or a criterion's name."""
     compensate: Compensation | None = None
     """What survivors get of the removed units; None: affine for c-swap-c, else none."""
+    refit: bool = True
+    """With affine: sequential least squares of every layer behind a removal, a map per tap, at the end."""
     bn_reestimate: bool = False
     """Re-estimate BatchNorm statistics at the end (affine compensation does so anyway)."""
     allocation: Allocation = "global"
@@ -85,6 +87,11 @@ class PruneOptions:
     @property
     def compensation(self) -> Compensation:
         return self.compensate or ("affine" if self.method == "c-swap-c" else "none")
+
+    @property
+    def refits(self) -> bool:
+        """Whether layers are fitted anew at the end."""
+        return self.refit and self.compensation == "affine"
 
     @property
     def only_zeroes(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from edgeprune.config import BuildConfig
 from edgeprune.errors import ConfigError
@@ -14,12 +14,10 @@ from edgeprune.pipeline.ledger import ROUNDING
 from edgeprune.pipeline.pruning import Found, make_study, make_trajectory, width
 from edgeprune.pipeline.saving import PrunedModel, make_pruned
 from edgeprune.pipeline.study import Study, Walked
-from edgeprune.pipeline.sweeping import taken
+from edgeprune.pipeline.trajectory import Order, taken, within
 from edgeprune.pipeline.watching import Silence, Watcher
 from edgeprune.records import Pruning
 from edgeprune.runfolder import RunFolder
-
-Removed = dict[str, tuple[int, ...]]
 
 
 def prune_run(config: BuildConfig, param_ratio: float, *, watcher: Watcher | None = None) -> PrunedModel:
@@ -45,8 +43,7 @@ def prune_run(config: BuildConfig, param_ratio: float, *, watcher: Watcher | Non
         record = recorded_walk(build)
         _check_reached(record, param_ratio, config)
         study = make_study(build.analysed, build.images, build.options, build.journey)
-        pieces = _pieces(study, build, record)
-        removed = within(study, [(p.group, unit) for p in pieces for unit in p.units], param_ratio)
+        removed = within(study, _order(study, build, record), param_ratio)
         found = _found(
             study, record, removed, f"cut out of the trajectory at {param_ratio:g} of the parameters"
         )
@@ -66,34 +63,13 @@ def _check_reached(record: Pruning, ratio: float, config: BuildConfig) -> None:
     )
 
 
-def _pieces(study: Study, build: Build, record: Pruning) -> list[ranked.Piece]:
+def _order(study: Study, build: Build, record: Pruning) -> Order:
     if record.trajectory.steps:
         return taken(record.trajectory.steps)
     if study.options.method in ("c-swap", "c-swap-c"):
         return []
-    return ranked.rank(study, ranked.scores(study, build.analysed.module))
-
-
-def within(study: Study, order: Sequence[tuple[str, int]], ratio: float) -> Removed:
-    """The units of the longest prefix, in whole steps of widths, within a share of the parameters."""
-
-    def first(count: int) -> Removed:
-        return whole_steps(study, order[:count])
-
-    return first(study.ledger.most(len(order), first, ratio))
-
-
-def whole_steps(study: Study, order: Sequence[tuple[str, int]]) -> Removed:
-    """Group -> units, without those last in a group that would leave a width between two steps."""
-    taken_units: dict[str, list[int]] = {}
-    for name, unit in order:
-        taken_units.setdefault(name, []).append(unit)
-    removed = {}
-    for group in study.groups:
-        units, step = taken_units.get(group.name, []), study.step(group)
-        kept = -(-(group.units - len(units)) // step) * step
-        removed[group.name] = tuple(sorted(units[: max(0, group.units - kept)]))
-    return {name: units for name, units in removed.items() if units}
+    pieces = ranked.rank(study, ranked.scores(study, build.analysed.module))
+    return [(piece.group, unit) for piece in pieces for unit in piece.units]
 
 
 def _found(study: Study, record: Pruning, removed: Mapping[str, tuple[int, ...]], why: str) -> Found:

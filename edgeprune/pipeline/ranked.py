@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from edgeprune import criteria, zoo
+from edgeprune import causal, criteria, zoo
 from edgeprune.errors import ConfigError
 from edgeprune.pipeline.study import Study, Walked
 
@@ -74,8 +75,17 @@ def scores(study: Study, module: nn.Module) -> Mapping[str, NDArray[np.float64]]
     )
     method = study.options.method
     if method.startswith("python:"):
-        return criteria.user_scores(zoo.find_function(method), subject)
+        return criteria.user_scores(zoo.find_function(method), subject, partial(_outputs, study))
     return criteria.score(method, subject, seed=study.options.seed)
+
+
+def _outputs(study: Study, removed: Mapping[str, Sequence[int]]) -> Tensor:
+    """Of the dense network for all calibration images, with these units taken out."""
+    weights = dict(study.program.dense)
+    for group in study.groups:
+        if units := removed.get(group.name):
+            weights |= causal.zeroed(weights, group, units)
+    return study.program.logits(study.program.start(study.all_images), weights)
 
 
 def rank(study: Study, worth: Mapping[str, NDArray[np.float64]]) -> list[Piece]:

@@ -194,7 +194,14 @@ class Study:
         return compensate.measure_moments(self.subject, weights, on_progress=self.progress("moments"))
 
     def refit(self, weights: Weights, removed: Removed) -> compensate.Refit:
-        return compensate.refit(self.subject, weights, removed, on_progress=self.progress("least squares"))
+        """The layers fitted anew, or their BatchNorms re-estimated, as the options say."""
+        if self.options.refits:
+            on_progress = self.progress("least squares")
+            return compensate.refit(self.subject, weights, removed, on_progress=on_progress)
+        if not self.options.bn_reestimate:
+            return NO_FIT
+        norms = self.program.folded.norms
+        return compensate.Refit(weights=compensate.reestimate(self.subject, norms, weights), moments={})
 
     def progress(self, name: str) -> Callable[[int, int], None]:
         """Tells how far something of this name is."""
@@ -247,12 +254,8 @@ class Study:
         measured = NOT_MEASURED if mode == "none" else self._dense_moments
         survivors = self.survivors(dense, measured, {})
         survivors.remove_({name: units for name, units in removed.items() if units})
-        fit = self.refit(survivors.weights, removed) if mode == "affine" else NO_FIT
-        weights = {**survivors.weights, **fit.weights}
-        if self.options.bn_reestimate and mode != "affine":
-            norms = self.program.folded.norms
-            weights |= compensate.reestimate(self.subject, norms, weights)
-        return weights, fit
+        fit = self.refit(survivors.weights, removed)
+        return {**survivors.weights, **fit.weights}, fit
 
     def network_weights(self, walked: Walked) -> dict[str, Tensor]:
         """What a method changed, by the names of the network's own tensors."""

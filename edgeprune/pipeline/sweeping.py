@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +22,21 @@ from edgeprune.pipeline.inputs import Inputs
 from edgeprune.pipeline.options import Images, Labelled, PruneOptions
 from edgeprune.pipeline.pruning import Analysed, make_study
 from edgeprune.pipeline.study import Study
+from edgeprune.pipeline.trajectory import taken, within
 from edgeprune.pipeline.watching import Silence, Watcher
-from edgeprune.records import Curve, CurvePoint, Split, Step
+from edgeprune.records import Curve, CurvePoint, Split
 from edgeprune.runfolder import RunFolder
 
-MODES = ("none", "mean", "affine", "bn")
+MODES: dict[str, dict[str, Any]] = {
+    "none": {"compensate": "none"},
+    "mean": {"compensate": "mean"},
+    "mean-bn": {"compensate": "mean", "bn_reestimate": True},
+    "linear": {"compensate": "linear"},
+    "shared": {"compensate": "affine", "refit": False},
+    "affine": {"compensate": "affine"},
+    "bn": {"compensate": "none", "bn_reestimate": True},
+}
+"""After a `+`: what survivors take over; `shared` is one affine map for all taps, `affine` refits as well."""
 
 Watch = Callable[[str, int, int], None]
 """Label of the curve, points done, points."""
@@ -43,15 +54,8 @@ class Method:
         return f"{self.name}+{self.compensate}" if self.compensate else self.name
 
     def options(self, base: PruneOptions, ratio: float) -> PruneOptions:
-        mode = self.compensate if self.compensate in ("none", "mean", "affine") else None
-        return replace(
-            base,
-            method=self.name,
-            compensate=mode,  # type: ignore[arg-type]  # checked on the line above
-            bn_reestimate=self.compensate == "bn",
-            max_param_ratio=ratio,
-            max_accuracy_drop=None,
-        )
+        asked: dict[str, Any] = {"compensate": None, "bn_reestimate": False, **MODES.get(self.compensate, {})}
+        return replace(base, method=self.name, max_param_ratio=ratio, max_accuracy_drop=None, **asked)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,10 +81,10 @@ def curve(field: Field, method: Method, watch: Watch = lambda label, done, point
     """One walk or ranking up to the largest ratio; every prefix of it compensated and evaluated."""
     options = method.options(field.base, max(field.ratios))
     study = make_study(field.analysed, field.images, options)
-    pieces = _pieces(study, field.analysed)
+    first = _first(study, field.analysed)
     points = []
     for number, ratio in enumerate(field.ratios):
-        removed = ranked.prefix(study, pieces, ratio)
+        removed = first(ratio)
         weights, _ = study.compensated(removed)
         param_ratio, mac_ratio = study.ledger.ratios(removed)
         correct = study.correct(field.evaluation, weights).tolist()
@@ -101,32 +105,17 @@ def make_curve(label: str, dense: Sequence[bool], points: Sequence[CurvePoint]) 
     )
 
 
-def _pieces(study: Study, analysed: Analysed) -> list[ranked.Piece]:
+def _first(study: Study, analysed: Analysed) -> Callable[[float], dict[str, tuple[int, ...]]]:
+    """How much of the method's order stays within a share of the parameters."""
     match study.options.method:
         case "c-swap-c":
             walked = compensated.walk(study, lambda *seen: None, ())
         case "c-swap":
             walked = published.walk(study, lambda *seen: None, ())
         case _:
-            worth = ranked.scores(study, analysed.module)
-            return ranked.rank(study, worth)
-    return taken(walked.steps)
-
-
-def taken(steps: Sequence[Step]) -> list[ranked.Piece]:
-    """The units that a walk removed, in order, without those that it gave back."""
-    pieces: list[ranked.Piece] = []
-    for step in steps:
-        if step.returned:
-            pieces = [_less(piece, step.together) for piece in pieces]
-        elif step.removed:
-            pieces += [ranked.Piece(group, found) for group, found in step.together.items()]
-    return [piece for piece in pieces if piece.units]
-
-
-def _less(piece: ranked.Piece, returned: dict[str, tuple[int, ...]]) -> ranked.Piece:
-    back = set(returned.get(piece.group, ()))
-    return ranked.Piece(piece.group, tuple(unit for unit in piece.units if unit not in back))
+            pieces = ranked.rank(study, ranked.scores(study, analysed.module))
+            return partial(ranked.prefix, study, pieces)
+    return partial(within, study, taken(walked.steps))
 
 
 def sweep(
@@ -189,7 +178,7 @@ def read_method(text: str) -> Method:
     if not name.startswith(OWN_METHOD):
         check_name("method", name, METHODS)
     if mode:
-        check_name("compensation", mode, MODES)
+        check_name("compensation", mode, tuple(MODES))
     return Method(name, mode)
 
 

@@ -124,7 +124,7 @@ class Trajectory:
     stopped: str
     """Why the walk ended."""
     compensation: str = "none"
-    """What the survivors were given of the removed units: none, mean or affine."""
+    """What the survivors were given of the removed units: none, mean, linear or affine."""
     passes: tuple[Pass, ...] = ()
     """Of a compensated walk."""
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sample_report import measurement, quantized_report, sample_report
 from scipy.stats import binomtest
 
-from edgeprune.gate import exit_code, judge, judge_report, limits, paired
+from edgeprune import paired
+from edgeprune.gate import exit_code, judge, judge_report, limits
 from edgeprune.records import (
     Accuracy,
     AccuracyChange,
@@ -384,6 +385,18 @@ def test_the_paired_test_is_mcnemars(lost, gained):
     expected = binomtest(lost, lost + gained, alternative="greater").pvalue if lost + gained else 1.0
     assert paired.excess_p(change, 0.0) == pytest.approx(expected)
     assert paired.excess_p(change, 0.05) >= paired.excess_p(change, 0.0) - 1e-9
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (1, 0), (7, 2), (3, 9), (700, 600), (4_000, 3_000)])
+def test_the_two_sided_test_is_mcnemars_whatever_the_size(lost, gained):
+    found = paired.Change(images=50_000, lost=lost, gained=gained)
+    expected = binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
+    assert paired.two_sided_p(found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_many_tests_ask_for_more():
+    assert paired.holm([0.01, 0.5, 0.04, 0.02]) == pytest.approx([0.04, 0.5, 0.08, 0.06])
+    assert paired.holm([]) == []
 
 
 def test_false_alarms_of_the_paired_test_are_rare():

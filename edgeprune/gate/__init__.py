@@ -21,7 +21,6 @@ baseline   Times and memory are compared only where both were measured on the sa
 
 checks.py    one limit against the evidence
 evidence.py  the figures of the deployed network, the dense one and a baseline
-paired.py    exact tests on the same images
 words.py     figures as the gate says them
 """
 

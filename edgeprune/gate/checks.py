@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edgeprune.gate import paired, words
+from edgeprune import paired
+from edgeprune.gate import words
 from edgeprune.gate.evidence import Evidence, figure, interval, machine_differences, other
 from edgeprune.records import AccuracyChange, Basis, Check, Figure, Interval, Limit, Measurement, Outcome
 

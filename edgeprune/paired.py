@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
+from math import exp, fsum, lgamma, log, log1p
 
 from edgeprune.records import Accuracy
 
@@ -70,6 +70,21 @@ def _by_class(images: Sequence[int], labels: Sequence[int]) -> dict[int, int]:
     return found
 
 
+def two_sided_p(found: Change) -> float:
+    """McNemar's exact test: how likely so uneven a split of the differing images is by chance."""
+    differing = found.lost + found.gained
+    return min(1.0, 2 * _at_least(max(found.lost, found.gained), differing, 0.5))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for how many there are (Holm): below 0.05, no false alarm among all at 95 %."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, number in enumerate(sorted(range(len(p_values)), key=lambda k: p_values[k])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
+        adjusted[number] = largest
+    return adjusted
+
+
 def excess_p(found: Change, limit: float) -> float:
     """Return how likely so many lost images are when the true drop is `limit`; small: the drop is larger.
 
@@ -80,6 +95,13 @@ def excess_p(found: Change, limit: float) -> float:
     if not differing:
         return 1.0
     p = min(1.0, (differing + limit * found.images) / (2 * differing))
-    return sum(
-        comb(differing, k) * p**k * (1 - p) ** (differing - k) for k in range(found.lost, differing + 1)
-    )
+    return _at_least(found.lost, differing, p)
+
+
+def _at_least(successes: int, trials: int, p: float) -> float:
+    """Upper tail of the binomial distribution, in logarithms: thousands of images may differ."""
+    if p >= 1 or successes <= 0:
+        return 1.0
+    logs = (lgamma(trials + 1) - lgamma(k + 1) - lgamma(trials - k + 1) for k in range(successes, trials + 1))
+    powers = (k * log(p) + (trials - k) * log1p(-p) for k in range(successes, trials + 1))
+    return min(1.0, fsum(exp(ways + power) for ways, power in zip(logs, powers, strict=True)))

@@ -10,6 +10,8 @@ from edgeprune.records import (
     AccuracyChange,
     Artifact,
     Budget,
+    Candidate,
+    ChangedImage,
     Check,
     Finding,
     FrozenAxis,
@@ -17,6 +19,7 @@ from edgeprune.records import (
     Latency,
     Measurement,
     Memory,
+    OperatorTime,
     Outcome,
     Parity,
     Provenance,
@@ -86,6 +89,45 @@ def sample_report(*, classes: int = 10, steps: int = 120) -> Report:
         splits={"calibration": 720, "validation": 179, "evaluation": 360},
         notes=("The images of 12 drawings lie in the data set twice; the second copies were left out.",),
         provenance=_provenance(),
+        candidates=_candidates(),
+        changed=_changed(classes),
+    )
+
+
+PICTURE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAGUlEQVR42mPQ0Pj/H4QZ4A"
+    "wIpaGBYBChBgAwEyThK9sBaQAAAABJRU5ErkJggg=="
+)
+
+
+def _candidates() -> tuple[Candidate, ...]:
+    places = ((0.0, 0.0, 0.991), (0.2, 0.25, 0.989), (0.41, 0.4, 0.985), (0.58, 0.53, 0.983))
+    return tuple(
+        Candidate(
+            param_ratio=params,
+            mac_ratio=macs,
+            accuracy=Interval(value=top1, low=top1 - 0.011, high=top1 + 0.006),
+            images=179,
+            split="validation",
+            latency_ms={0.0: 9.86, 0.58: 4.63}.get(params),
+            measured=params in (0.0, 0.58),
+            chosen=params == 0.58,
+        )
+        for params, macs, top1 in places
+    )
+
+
+def _changed(classes: int) -> tuple[ChangedImage, ...]:
+    answers = ((3, 3, 4), (7, 7, 1), (5, 6, 5), (2, 1, 0))
+    return tuple(
+        ChangedImage(
+            number=90 * i,
+            label=label % classes,
+            dense=dense % classes,
+            deployed=after % classes,
+            picture=PICTURE,
+        )
+        for i, (label, dense, after) in enumerate(answers)
     )
 
 
@@ -157,7 +199,20 @@ def measurement() -> Measurement:
         pairs=200,
         quality="noisy",
         noise=("other processes used 34 % of the CPU", "no governor can be read: a virtual machine"),
+        operators={"dense": _operators(1.0), "pruned": _operators(0.47)},
         machine={"cpu": "Intel Xeon E5-2680 v4", "features": "avx2 fma", "openvino": "2026.4.1"},
+    )
+
+
+def _operators(factor: float) -> tuple[OperatorTime, ...]:
+    times = (
+        ("stage0.0.conv1", "Convolution", 1.9),
+        ("stage1.0.conv1", "Convolution", 1.4),
+        ("stem", "Convolution", 0.9),
+    )
+    return tuple(
+        OperatorTime(name=name, kind=kind, time_ms=time * factor)
+        for name, kind, time in (*times, ("head", "FullyConnected", 0.11), ("pool", "Pooling", 0.04))
     )
 
 
@@ -199,12 +254,14 @@ def _accuracies(generator: random.Random, classes: int) -> dict[str, Accuracy]:
             images=360,
             per_class=(*dense[:-1], None),
             predictions=tuple(answers),
+            wrong=(4, 8, 12, 13, 200),
         ),
         "pruned": Accuracy(
             top1=Interval(value=0.98333, low=0.9641, high=0.9923),
             images=360,
             per_class=(*pruned[:-1], None),
             predictions=tuple(changed),
+            wrong=(0, 4, 8, 13, 90, 180),
         ),
     }
 

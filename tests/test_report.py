@@ -19,7 +19,7 @@ from sample_report import quantized_report, sample_report
 from edgeprune import report as room
 from edgeprune.errors import InputError, RunFolderError
 from edgeprune.records import Interval, Outcome, Report, Trajectory, Verdict, Width
-from edgeprune.report import facts, figures, files, html, markdown, plots
+from edgeprune.report import course, facts, figures, files, html, markdown, plots, variants
 
 SAMPLE = sample_report()
 HOSTILE = "</title><script>alert(1)</script>\"'`|*_[x](http://example.com)\n# {{ 7*7 }}&amp;"
@@ -41,7 +41,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.attributes += attrs
-        if tag not in {"meta", "br"}:
+        if tag not in {"meta", "br", "img"}:
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -179,8 +179,7 @@ def test_every_form_shows_all_variants():
     page = Page(html.render(report)).text
     assert "Dense against pruned+int8" in page
     assert "Left in float32: <stem>." in page
-    text = markdown.render(report)
-    assert all(label in page and label in text for label, *_ in rows)
+    assert all(label in markdown.render(report) for label, *_ in rows)
     assert figures.variants_rows(SAMPLE)[1] == []
 
 
@@ -223,7 +222,10 @@ def test_without_budgets_nothing_claims_to_fit():
 def test_the_page_is_well_formed_and_asks_for_nothing():
     page = Page(html.render(SAMPLE))
     assert page.open == []
-    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    sources = [value or "" for name, value in page.attributes if name == "src"]
+    assert sources
+    assert all(source.startswith("data:image/") for source in sources)
     assert not re.search(r"https?:|url\(|@import", html.render(SAMPLE))
     assert all(
         value is not None and value.startswith("#") for name, value in page.attributes if name == "href"
@@ -273,7 +275,7 @@ def test_a_bar_in_a_name_opens_no_table_cell():
     assert markdown.escape("cat|dog") == r"cat\|dog"
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.text(max_size=40))
 def test_an_escaped_text_comes_back_as_it_was(text):
     plain = " ".join(text.split())
@@ -295,6 +297,83 @@ def test_a_walk_without_steps_has_no_plot():
     empty = replace(SAMPLE, trajectory=replace(SAMPLE.trajectory, steps=()))
     assert "removed-curve" not in html.render(empty)
     assert "0 interventions" in html.render(empty)
+
+
+# --- variants, operators, the course of the trajectory ------------------------------------------------
+
+
+def test_two_variants_need_no_section_and_four_get_one():
+    assert 'id="variants"' not in html.render(SAMPLE)
+    page = Page(html.render(quantized_report())).text
+    assert "pruned+int8 (deployed)" in page
+    assert "pruned+int8 against int8" in page
+
+
+def test_headlines_are_of_the_deployed_variant():
+    report = quantized_report()
+    latency = room.summary_rows(report)[1]
+    assert latency[1:3] == ("9.86 ms", "2.40 ms")
+    assert [row.name for row in variants.rows(report) if row.deployed] == ["pruned+int8"]
+
+
+def test_pairs_leave_out_dense_and_what_was_not_compared():
+    found = {(pair.later, pair.earlier) for pair in variants.pairs(quantized_report())}
+    assert found == {("int8", "pruned"), ("pruned+int8", "int8"), ("pruned+int8", "pruned")}
+
+
+def test_operators_are_summed_by_kind_and_matched_by_name():
+    found = variants.operators(SAMPLE)
+    assert found is not None
+    convolutions = found.kinds[0]
+    assert (convolutions.name, convolutions.counts) == ("Convolution", (3, 3))
+    assert convolutions.times_ms == (pytest.approx(4.2), pytest.approx(4.2 * 0.47))
+    gone = {**SAMPLE.measurement.operators, "pruned": SAMPLE.measurement.operators["pruned"][1:]}
+    fewer = variants.operators(replace(SAMPLE, measurement=replace(SAMPLE.measurement, operators=gone)))
+    assert fewer is not None
+    assert fewer.longest[0].times_ms == (pytest.approx(1.9), None)
+
+
+def test_without_a_profile_there_is_no_section():
+    bare = replace(SAMPLE, measurement=replace(SAMPLE.measurement, operators={}))
+    assert variants.operators(bare) is None
+    assert 'id="operators"' not in html.render(bare)
+
+
+def test_the_course_says_what_its_axis_is():
+    drawn = course.draw(SAMPLE)
+    assert drawn is not None
+    assert not drawn.by_latency
+    assert "Accuracy over multiply-adds" in html.render(SAMPLE)
+    timed = replace(
+        SAMPLE, candidates=tuple(replace(c, latency_ms=5.0 + i) for i, c in enumerate(SAMPLE.candidates))
+    )
+    drawn = course.draw(timed)
+    assert drawn is not None
+    assert drawn.by_latency
+    assert (drawn.left, drawn.right) == ("5.00 ms", "8.00 ms")
+    assert "predicted" in html.render(timed)
+
+
+def test_the_course_puts_the_smallest_network_left_and_stays_in_its_box():
+    drawn = course.draw(SAMPLE)
+    assert drawn is not None
+    assert drawn.dots[0].candidate.chosen
+    assert drawn.dots[-1].candidate.param_ratio == 0
+    places = [value for dot in drawn.dots for value in (dot.y, dot.low_y, dot.high_y)]
+    assert 0 <= min(places) <= max(places) <= plots.HEIGHT
+    assert course.draw(replace(SAMPLE, candidates=())) is None
+
+
+def test_classes_are_tested_on_the_same_images():
+    rows = {row.name: row for row in facts.class_changes(SAMPLE).shown}
+    lost = sum(row.lost or 0 for row in rows.values())
+    assert lost == 2  # the third is of the class that has no accuracy
+    assert all(row.p_value == 1 for row in rows.values())
+    older = replace(SAMPLE.accuracy["dense"], wrong=None)
+    untold = replace(SAMPLE, accuracy={**SAMPLE.accuracy, "dense": older})
+    assert not facts.class_changes(untold).tested
+    assert {row.p_value for row in facts.class_changes(untold).shown} == {None}
+    assert "not known" in html.render(untold)
 
 
 # --- facts --------------------------------------------------------------------------------------------

@@ -11,10 +11,12 @@
 | assemble.py | all of these in order: `load` |
 | pixels.py | from a decoded image to an input, equal to torchvision's transforms |
 | inputs.py | from a CalibrationSet to batches |
+| thumbnails.py | inputs turned back into small pictures |
 """
 
 from edgeprune.calibration.assemble import load
 from edgeprune.calibration.inputs import batches, images, input_spec
 from edgeprune.calibration.pixels import preprocess_image
+from edgeprune.calibration.thumbnails import thumbnails
 
-__all__ = ["batches", "images", "input_spec", "load", "preprocess_image"]
+__all__ = ["batches", "images", "input_spec", "load", "preprocess_image", "thumbnails"]

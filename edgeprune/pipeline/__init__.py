@@ -6,6 +6,7 @@ deploying.py  one network -> the deployed file, parity at every hand-over
 digests.py    what a stage depends on
 inputs.py     configuration -> target and network
 building.py   all of it, in a run folder, with resume
+telling.py    what the report says besides the stages: provenance, the course, images that changed
 kept.py       what a run folder remembers: settings, walk
 trajectory.py the units that a walk removed, in order
 prefix.py     a finished run's trajectory cut at any share

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -19,7 +17,7 @@ from edgeprune import calibration, channels, gate, measure, report, runtime, tas
 from edgeprune.config import BuildConfig
 from edgeprune.data_files import data_folder
 from edgeprune.errors import JournalError
-from edgeprune.pipeline import sharing
+from edgeprune.pipeline import sharing, telling
 from edgeprune.pipeline.deploying import deploy
 from edgeprune.pipeline.digests import LIBRARIES, digest, images_digest, network_digest, versions
 from edgeprune.pipeline.inputs import Inputs, data_source
@@ -36,7 +34,6 @@ from edgeprune.records import (
     Ints,
     Layout,
     Measurement,
-    Provenance,
     Pruning,
     Report,
     Split,
@@ -282,7 +279,7 @@ class Build:
         artifacts = {name: self.folder.path / export.artifact.path for name, export in self.exports.items()}
         inputs = {name: export.artifact.digest for name, export in self.exports.items()}
         inputs |= {"machine": self._machine_digest, "runtime": self._runtime_digest}
-        inputs |= {"settings": digest({"processes": self.config.processes})}
+        inputs |= {"settings": digest({"processes": self.config.processes, "operators": True})}
 
         def make() -> Measurement:
             found = measure.measure(
@@ -291,6 +288,7 @@ class Build:
                 threads=self.target.threads,
                 image=self.sample.images[0],
                 processes=self.config.processes,
+                operators=True,
                 on_progress=lambda done, total: self.watcher.progress(
                     "measure", done, total, "fresh processes"
                 ),
@@ -357,29 +355,13 @@ class Build:
             parity=tuple(parity for export in self.exports.values() for parity in export.parity),
             classes=self.data.classes,
             splits={split.value: len(samples) for split, samples in self.data.samples.items()},
-            notes=self._notes(),
-            provenance=self._provenance(),
+            notes=telling.notes(self),
+            provenance=telling.provenance(self),
             layouts=self.layouts,
         )
+        result = telling.with_course(self, result)
         report.write(result, self.folder.path)
         return result
-
-    def _notes(self) -> tuple[str, ...]:
-        exported = [note for export in self.exports.values() for note in export.notes]
-        return tuple(dict.fromkeys([*self.loaded.notes, *self.data.notes, *self.pruning.notes, *exported]))
-
-    def _provenance(self) -> Provenance:
-        return Provenance(
-            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            versions=self.versions,
-            model=self.loaded.description,
-            model_digest=self.loaded.digest,
-            data=self.data.name,
-            data_digest=self.data.digest,
-            config_digest=digest(self.config.model_dump(mode="json", exclude={"out"})),
-            started=self.started,
-            seconds=dict(self.folder.seconds),
-        )
 
     def _stage(
         self,

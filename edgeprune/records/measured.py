@@ -251,6 +251,38 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A network at one place of the trajectory, and what was known of it there."""
+
+    param_ratio: float
+    mac_ratio: float
+    accuracy: Interval
+    """Top-1 on images that the walk did not judge by (Wilson interval)."""
+    images: int
+    split: str
+    """Which images: `validation`, or `calibration` where there are none."""
+    latency_ms: float | None = None
+    """p50 on the target; None: not known."""
+    measured: bool = False
+    """Whether `latency_ms` was measured; else it is predicted."""
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedImage:
+    """An evaluation image that the dense network and the deployed variant answer differently."""
+
+    number: int
+    """In the evaluation split."""
+    label: int
+    dense: int
+    """The class that each answers."""
+    deployed: int
+    picture: str
+    """What the networks saw, small, as a data URI."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Everything a reader or a CI gate needs, dense and deployed."""
 
@@ -286,6 +318,10 @@ class Report:
     for two variants and in older reports."""
     quantized: dict[str, Quantized] = field(default_factory=dict)
     """How the int8 variants were made."""
+    candidates: tuple[Candidate, ...] = ()
+    """Networks along the trajectory, the dense one first; empty in older reports."""
+    changed: tuple[ChangedImage, ...] = ()
+    """A few of the evaluation images that the deployed variant answers differently."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

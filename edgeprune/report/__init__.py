@@ -4,6 +4,8 @@ files.py       Report -> the three files, atomically; report.json -> Report; the
 figures.py     numbers as people read them, and the table of dense against pruned
 facts.py       what a report implies: classes gained and lost, tolerances used, the course of the walk
 interventions.py  what the interventions tell about layers, units and classes
+variants.py    dense, pruned and quantized side by side; where each spends its time
+course.py      accuracy over latency along the trajectory, as coordinates
 plots.py       numbers -> coordinates
 pictures.py    drawings that stand alone, as SVG
 charts.py      curves of several methods, by matplotlib

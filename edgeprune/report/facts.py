@@ -5,12 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TypedDict
 
-from edgeprune.records import ALL_CLASSES, Finding, FrozenAxis, Report, Step, Trajectory
+from edgeprune import paired
+from edgeprune.records import ALL_CLASSES, Accuracy, Finding, FrozenAxis, Report, Step, Trajectory
 
+SURE_BELOW = 0.05
 MOST_ROWS = 50
 """A table of classes is cut to this many rows; 1,000 of them tell a reader nothing."""
 _WALK_ROWS = 40
+
+
+class Tested(TypedDict):
+    """The paired test of one class."""
+
+    lost: int | None
+    gained: int | None
+    p_value: float | None
+
+
+ALWAYS_WRONG = Tested(lost=0, gained=0, p_value=1.0)
+"""A class of which both networks get every image wrong."""
+UNKNOWN = Tested(lost=None, gained=None, p_value=None)
+"""Older reports do not say which images are wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +45,17 @@ class GroupWidth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassChange:
-    """Accuracy of one class, in [0, 1]; `change` is pruned minus dense."""
+    """Accuracy of one class, in [0, 1]; `change` is the deployed network's minus dense."""
 
     name: str
     dense: float
     pruned: float
     change: float
+    lost: int | None = None
+    """Images that dense had right and the deployed network has wrong; None in older reports."""
+    gained: int | None = None
+    p_value: float | None = None
+    """Exact McNemar test of the class's images, adjusted for the number of classes (Holm)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +71,10 @@ class ClassChanges:
     without_images: int
     same_answers: float
     """Share of the evaluation images on which both networks say the same."""
+    tested: bool
+    """Whether the classes could be tested: older reports do not say which images are wrong."""
+    surely_changed: int
+    """Classes whose adjusted p-value is below 0.05."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,9 +153,15 @@ def _group_width(report: Report, group: str, before: int, after: int) -> GroupWi
 def class_changes(report: Report) -> ClassChanges:
     """Compare the classes that have images, cut to those that lost and gained most."""
     dense, pruned = report.accuracy["dense"], report.accuracy[report.deployed]
+    tests = _tests(dense, pruned)
+    untested = ALWAYS_WRONG if tests else UNKNOWN
     changes = [
-        ClassChange(name=name, dense=before, pruned=after, change=after - before)
-        for name, before, after in zip(report.classes, dense.per_class, pruned.per_class, strict=True)
+        ClassChange(
+            name=name, dense=before, pruned=after, change=after - before, **tests.get(number, untested)
+        )
+        for number, (name, before, after) in enumerate(
+            zip(report.classes, dense.per_class, pruned.per_class, strict=True)
+        )
         if before is not None and after is not None
     ]
     changes.sort(key=lambda change: change.change)
@@ -142,7 +174,19 @@ def class_changes(report: Report) -> ClassChanges:
         largest=max((abs(change.change) for change in changes), default=0.0),
         without_images=len(report.classes) - len(changes),
         same_answers=sum(a == b for a, b in pairs) / max(len(pairs), 1),
+        tested=bool(tests),
+        surely_changed=sum(change.p_value is not None and change.p_value < SURE_BELOW for change in changes),
     )
+
+
+def _tests(dense: Accuracy, pruned: Accuracy) -> dict[int, Tested]:
+    """The paired test of each class; nothing where the report does not say which images are wrong."""
+    found = paired.class_changes(dense, pruned) or {}
+    adjusted = paired.holm([paired.two_sided_p(change) for change in found.values()])
+    return {
+        number: Tested(lost=change.lost, gained=change.gained, p_value=p)
+        for (number, change), p in zip(found.items(), adjusted, strict=True)
+    }
 
 
 def _ends(changes: Sequence[ClassChange]) -> Sequence[ClassChange]:

@@ -16,7 +16,7 @@ _SMALLEST_P = 0.001
 
 
 def summary_rows(report: Report) -> list[Row]:
-    """Return the table of dense against deployed, the four headline figures first.
+    """Return the table of dense against the deployed network, the four headline figures first.
 
     The terminal, report.md and report.html all show these rows, so that they cannot disagree.
     """
@@ -51,19 +51,20 @@ def variants_rows(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]
     return ("", *names), rows
 
 
-def _both(report: Report) -> tuple[str, str]:
+def both(report: Report) -> tuple[str, str]:
+    """The two variants that the summary compares."""
     return "dense", report.deployed
 
 
 def _accuracy(report: Report) -> Row:
-    dense, pruned = (percent(report.accuracy[name].top1.value) for name in _both(report))
+    dense, pruned = (percent(report.accuracy[name].top1.value) for name in both(report))
     return ("Top-1 accuracy", dense, pruned, points(-report.accuracy_change.drop.value))
 
 
 def _latency(report: Report) -> Row:
     """Absolute times come from runs of one network alone, the change from interleaved runs."""
     latency = report.measurement.latency
-    dense, pruned = (milliseconds(latency[name].p50_ms.value) for name in _both(report))
+    dense, pruned = (milliseconds(latency[name].p50_ms.value) for name in both(report))
     return ("Latency p50", dense, pruned, speed(report.measurement.ratio))
 
 
@@ -71,11 +72,11 @@ def _costs(report: Report) -> list[Row]:
     latency, memory, artifacts = report.measurement.latency, report.measurement.memory, report.artifacts
 
     def row(label: str, word: Callable[[float], str], figure: Callable[[str], float]) -> Row:
-        dense, pruned = map(figure, _both(report))
+        dense, pruned = map(figure, both(report))
         return (label, word(dense), word(pruned), relative(dense, pruned))
 
     def of_memory(label: str, figure: Callable[[Memory], float]) -> Row:
-        if not {*_both(report)} <= memory.keys():
+        if not {*both(report)} <= memory.keys():
             return (label, "unknown", "unknown", "")
         return row(label, size, lambda name: figure(memory[name]))
 
@@ -92,9 +93,9 @@ def _costs(report: Report) -> list[Row]:
 
 def _layout(report: Report) -> list[Row]:
     """Convolutions that ONNX Runtime leaves out of its fast layout: widths that do not pay."""
-    if not {*_both(report)} <= report.layouts.keys():
+    if not {*both(report)} <= report.layouts.keys():
         return []
-    dense, pruned = (report.layouts[name] for name in _both(report))
+    dense, pruned = (report.layouts[name] for name in both(report))
     before, after = (f"{each.unblocked} of {each.convolutions}" for each in (dense, pruned))
     change = (
         "unchanged" if dense.unblocked == pruned.unblocked else f"{pruned.unblocked - dense.unblocked:+d}"

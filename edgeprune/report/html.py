@@ -6,8 +6,8 @@ import re
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from edgeprune.records import Finding, Outcome, Report
-from edgeprune.report import facts, figures, interventions, plots
+from edgeprune.records import Finding, Interval, Outcome, Report
+from edgeprune.report import course, facts, figures, interventions, plots, variants
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -33,31 +33,40 @@ def render(report: Report) -> str:
         status=_STATUS[report.verdict.outcome] if report.verdict.checks else "No budget set",
         headlines=list(zip(rows[:_HEADLINES], _details(report), strict=True)),
         rows=rows,
-        variants=figures.variants_rows(report),
         groups=groups,
         columns=plots.widths(groups),
         layers=interventions.layers(report, vetoes),
         vetoes=vetoes,
         heat=plots.heat(vetoes, interventions.MOST_CLASSES),
         detrimental=[unit for unit in units if unit.finding is Finding.DETRIMENTAL],
+        course=course.draw(report),
+        variants=variants.rows(report),
+        pairs=variants.pairs(report),
+        operators=variants.operators(report),
         walk=walk,
         walk_plot=plots.walk(report.trajectory, walk.units),
         classes=facts.class_changes(report),
         tolerances=facts.tolerances(report),
         frozen=facts.frozen(report),
         box=(plots.WIDTH, plots.HEIGHT),
+        percent=figures.percent,
     )
 
 
 def _details(report: Report) -> list[str]:
     """Return one line for each headline figure: how sure it is, and what it rests on."""
-    accuracy, latency = report.accuracy[report.deployed], report.measurement.latency[report.deployed]
-    memory, artifact = report.measurement.memory.get(report.deployed), report.artifacts[report.deployed]
+    name = report.deployed
+    accuracy, latency = report.accuracy[name], report.measurement.latency[name]
+    memory, artifact = report.measurement.memory.get(name), report.artifacts[name]
+    drop, ratio = report.accuracy_change.drop, report.measurement.ratio
+    changed = Interval(value=-drop.value, low=-drop.high, high=-drop.low)
     accuracy_span = figures.span(accuracy.top1, figures.percent)
     latency_span = figures.span(latency.p50_ms, figures.milliseconds)
     return [
-        f"95 % CI {accuracy_span}, {figures.how_many(accuracy.images, 'image')}",
-        f"95 % CI {latency_span}, {figures.how_many(latency.runs, 'run')}",
+        f"95 % CI {accuracy_span}; of the change {figures.span(changed, figures.points)}; "
+        f"{figures.how_many(accuracy.images, 'image')}",
+        f"95 % CI {latency_span}; of the ratio {ratio.low:.3f} to {ratio.high:.3f}; "
+        f"{figures.how_many(latency.runs, 'run')}",
         f"whole process; {figures.size(memory.growth_bytes)} above the bare runtime"
         if memory
         else "this system does not tell it",
@@ -78,6 +87,9 @@ def _template() -> Template:
         seconds=figures.seconds,
         how_many=figures.how_many,
         p_value=figures.p_value,
+        span=figures.span,
+        accuracy_words=variants.accuracy_words,
+        speed_words=variants.speed_words,
     )
     text = resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
     return page.from_string(text)

@@ -19,8 +19,8 @@ def render(report: Report) -> str:
     parts = [
         f"## {escape(report.provenance.model)} on {escape(report.target.name)}: {status}",
         escape(report.verdict.sentence),
-        lay_out(("", "dense", report.deployed, "change"), figures.summary_rows(report)),
-        _variants(report),
+        lay_out(("", *figures.both(report), "change"), figures.summary_rows(report)),
+        _fold("All variants", _variants(report)),
         _budget(report),
         _fold("Classes that changed most", _classes(report)),
         _fold("Widths of the groups", _groups(report)),
@@ -56,12 +56,19 @@ def _classes(report: Report) -> str:
     if not any(row.change for row in moved):
         return "No class changed."
     rows = [
-        (row.name, figures.percent(row.dense), figures.percent(row.pruned), figures.points(row.change))
+        (
+            row.name,
+            figures.percent(row.dense),
+            figures.percent(row.pruned),
+            figures.points(row.change),
+            "" if row.p_value is None else figures.p_value(row.p_value),
+        )
         for row in moved
         if row.change
     ]
+    head = ("class", *figures.both(report), "change", "paired test")
     summary = f"{figures.how_many(changes.total, 'class')}: {changes.fell} fell, {changes.rose} rose."
-    return f"{summary}\n\n{lay_out(('class', 'dense', report.deployed, 'change'), rows)}"
+    return f"{summary}\n\n{lay_out(head, rows)}"
 
 
 def _groups(report: Report) -> str:
@@ -73,11 +80,11 @@ def _groups(report: Report) -> str:
 
 
 def _measurement(report: Report) -> str:
-    measured, latency = report.measurement, report.measurement.latency[report.deployed]
+    name, measured = report.deployed, report.measurement
+    latency = measured.latency[name]
     ratio = measured.ratio
     lines = [
-        f"ratio {report.deployed} over dense {ratio.value:.3f} "
-        f"(95 % CI {ratio.low:.3f} to {ratio.high:.3f}), "
+        f"ratio {name} over dense {ratio.value:.3f} (95 % CI {ratio.low:.3f} to {ratio.high:.3f}), "
         f"{figures.how_many(measured.pairs, 'interleaved pair')}, {measured.ratio_basis}",
         f"p50 {figures.milliseconds(latency.p50_ms.value)} "
         f"(95 % CI {figures.span(latency.p50_ms, figures.milliseconds)}), "

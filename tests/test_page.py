@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sample_report import quantized_report, sample_report
-from test_report import hostile_report
+from test_report import HOSTILE, hostile_report
 
-from edgeprune.report import html
+from edgeprune.report import comparison, html
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -22,7 +23,21 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium"),
 ]
 
-PAGES = {"one": sample_report, "quantized": quantized_report, "hostile": hostile_report}
+
+def compared() -> str:
+    reports = [sample_report(), hostile_report(), quantized_report()]
+    elsewhere = replace(reports[2], target=replace(reports[2].target, name="a board"))
+    return comparison.render(
+        [("one", "one/report.html", reports[0]), (HOSTILE, "", reports[1]), ("b", "", elsewhere)]
+    )
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "one": lambda: html.render(sample_report()),
+    "quantized": lambda: html.render(quantized_report()),
+    "hostile": lambda: html.render(hostile_report()),
+    "compared": compared,
+}
 SCREENS = {"desk": (1280, "light"), "phone": (360, "dark")}
 OPEN_ALL = "document.querySelectorAll('details').forEach(each => each.open = true)"
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -43,7 +58,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     paths = {name: folder / f"{name}.html" for name in PAGES}
     for name, path in paths.items():
-        path.write_text(html.render(PAGES[name]()), encoding="utf-8")
+        path.write_text(PAGES[name](), encoding="utf-8")
     return paths
 
 

@@ -18,8 +18,19 @@ from sample_report import quantized_report, sample_report
 
 from edgeprune import report as room
 from edgeprune.errors import InputError, RunFolderError
-from edgeprune.records import Interval, Outcome, Report, Trajectory, Verdict, Width
-from edgeprune.report import course, facts, figures, files, html, markdown, plots, variants
+from edgeprune.records import Interval, Outcome, Pruning, Report, Trajectory, Verdict, Width
+from edgeprune.report import (
+    comparison,
+    course,
+    facts,
+    figures,
+    files,
+    html,
+    markdown,
+    notebook,
+    plots,
+    variants,
+)
 
 SAMPLE = sample_report()
 HOSTILE = "</title><script>alert(1)</script>\"'`|*_[x](http://example.com)\n# {{ 7*7 }}&amp;"
@@ -479,3 +490,46 @@ def test_thinning_keeps_both_ends(count, limit):
 )
 def test_figures_read_well(shown, expected):
     assert shown == expected
+
+
+# --- several runs, notebooks --------------------------------------------------------------------------
+
+
+def test_several_runs_stand_beside_each_other():
+    elsewhere = replace(SAMPLE, target=replace(SAMPLE.target, name="a board"))
+    other = replace(elsewhere, provenance=replace(SAMPLE.provenance, model="other-net", data_digest="other"))
+    runs = [("a", "a/report.html", SAMPLE), ("b", "", elsewhere), ("c", "", other)]
+    text = comparison.render(runs)
+    page = Page(text)
+    assert page.open == []
+    assert page.tags.count("caption") == page.tags.count("table") == 3
+    assert ("href", "a/report.html") in page.attributes
+    assert "3 runs: 2 models, 2 targets" in page.text
+    assert "evaluated on different images" in page.text
+    assert "no run" in page.text  # the other network was not built for the first target
+    assert [row.ratio for row in comparison.rows(runs)] == [SAMPLE.measurement.ratio] * 3
+
+
+def test_hostile_runs_stay_text():
+    page = Page(comparison.render([(HOSTILE, "", hostile_report()), ("b", "", SAMPLE)]))
+    assert page.open == []
+    assert "script" not in page.tags
+
+
+def test_a_notebook_shows_a_report():
+    page = Page(SAMPLE._repr_html_())
+    assert page.open == []
+    assert "digits-resnet on openvino" in page.text
+    assert "Fits the budget" in page.text
+    assert page.tags.count("tr") == 1 + len(room.summary_rows(SAMPLE))
+    assert "script" not in Page(hostile_report()._repr_html_()).tags
+
+
+def test_a_notebook_shows_what_was_removed():
+    pruning = Pruning(
+        trajectory=SAMPLE.trajectory, plan=SAMPLE.plan, widths=SAMPLE.widths * 3, findings={}, frozen=()
+    )
+    page = Page(notebook.pruning_card(pruning, "<net>"))
+    assert page.open == []
+    assert "57.99 % of the parameters" in page.text.replace("\N{NO-BREAK SPACE}", " ")
+    assert page.tags.count("tr") == 1 + notebook.MOST_GROUPS

@@ -20,6 +20,7 @@ from edgeprune.pipeline.ledger import Removed
 from edgeprune.pipeline.options import Images, PruneOptions
 from edgeprune.pipeline.pruning import Analysed, Found, analyse, as_labelled, find_units
 from edgeprune.records import Floats, InputSpec, Ints, Pruning
+from edgeprune.report import notebook
 from edgeprune.runfolder import writing
 
 PLAN_FORMAT = "edgeprune-plan/1"
@@ -76,6 +77,12 @@ class PrunedModel:
             for name, content in contents.items():
                 (folder / name).write_bytes(content)
         return tuple(folder / name for name in contents)
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        kind = type(self.module).__name__ if self.own_class else "the traced graph"
+        count = sum(parameter.numel() for parameter in self.module.parameters())
+        return notebook.pruning_card(self.pruning, f"PrunedModel: {kind}, {count:,} parameters")
 
     def _exported(self) -> torch.export.ExportedProgram:
         example = torch.zeros(self.batch or EXAMPLE_BATCH, *self.spec.shape)

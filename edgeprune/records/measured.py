@@ -323,6 +323,12 @@ class Report:
     changed: tuple[ChangedImage, ...] = ()
     """A few of the evaluation images that the deployed variant answers differently."""
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from edgeprune.report.notebook import report_card  # the one way up: a notebook asks the record
+
+        return report_card(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint:

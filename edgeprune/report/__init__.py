@@ -10,6 +10,9 @@ plots.py       numbers -> coordinates
 pictures.py    drawings that stand alone, as SVG
 charts.py      curves of several methods, by matplotlib
 html.py        report.html from report.html.j2: one file, no scripts, no requests
+comparison.py  comparison.html: several runs on one page
+templates.py   the templates of both, and how they set figures
+notebook.py    a report and a pruned network in a notebook
 markdown.py    report.md, short enough for a pull request
 outputs.py     a verdict for the tools of CI: JUnit XML, a summary, annotations
 """

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from importlib import resources
-from typing import TYPE_CHECKING
-
 from edgeprune.records import Finding, Interval, Outcome, Report
 from edgeprune.report import course, facts, figures, interventions, plots, variants
+from edgeprune.report.templates import template
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
-_TEMPLATE = "report.html.j2"
 _STATUS = {Outcome.FITS: "Fits the budget", Outcome.OVER: "Over budget", Outcome.UNDECIDED: "Undecided"}
 _HEADLINES = 4
 """The first rows of the summary are the headline figures."""
@@ -26,7 +19,7 @@ def render(report: Report) -> str:
     units = interventions.units(report)
     vetoes = interventions.vetoes(report, units)
     lead, colon, sentence = report.verdict.sentence.partition(":")
-    return _template().render(
+    return template("report.html.j2").render(
         report=report,
         lead=lead if colon else "",
         sentence=sentence if colon else lead,
@@ -72,31 +65,3 @@ def _details(report: Report) -> list[str]:
         else "this system does not tell it",
         f"{figures.amount(artifact.params)} parameters, {figures.amount(artifact.macs)} multiply-adds",
     ]
-
-
-def _template() -> Template:
-    from jinja2 import Environment, StrictUndefined
-
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update(
-        typeset=_typeset,
-        ms=figures.milliseconds,
-        size=figures.size,
-        percent=figures.percent,
-        points=figures.points,
-        seconds=figures.seconds,
-        how_many=figures.how_many,
-        p_value=figures.p_value,
-        span=figures.span,
-        accuracy_words=variants.accuracy_words,
-        speed_words=variants.speed_words,
-    )
-    text = resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    return page.from_string(text)
-
-
-def _typeset(text: str) -> str:
-    """Turn ASCII figures into typographic ones: minus, times, and a number that keeps to its unit."""
-    text = re.sub(r"(?<![\w-])-(?=\d)", "\N{MINUS SIGN}", text)
-    text = re.sub(r"(?<=\d)x\b", "\N{MULTIPLICATION SIGN}", text)
-    return re.sub(r"(?<=\d) (?=%|(?:ms|s|[kMG]?B|[kMG]|points?)\b)", "\N{NO-BREAK SPACE}", text)

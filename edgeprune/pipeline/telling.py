@@ -15,6 +15,7 @@ from edgeprune import calibration, tasks
 from edgeprune.pipeline.digests import digest, images_digest
 from edgeprune.pipeline.options import Images, Labelled
 from edgeprune.pipeline.pruning import make_study, run
+from edgeprune.pipeline.trajectory import taken, within
 from edgeprune.records import (
     Accuracy,
     Candidate,
@@ -108,10 +109,7 @@ def _candidates(build: Build) -> list[Candidate]:
 
 def _between(build: Build, seen: Labelled) -> list[tuple[tuple[float, float], Floats]]:
     """Ratios and outputs of networks between dense and chosen; none where the method has no trajectory."""
-    from edgeprune.pipeline.prefix import within  # these two open builds, and builds ask for what is here
-    from edgeprune.pipeline.sweeping import taken
-
-    order = [(p.group, unit) for p in taken(build.pruning.trajectory.steps) for unit in p.units]
+    order = taken(build.pruning.trajectory.steps)
     if not order:
         return []
     study = make_study(build.analysed, build.images, build.options, build.journey)

@@ -180,4 +180,14 @@ def _complaint(err: ValidationError, file: Path | None, flags: Mapping[str, obje
         hint = f"did you mean {near[0]}?" if near else "see edgeprune build --help."
         return f"{where}: no such setting; {hint}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{where} = {first['input']!r}: {message}."
+    if first["type"] == "literal_error":
+        message = _choices(first["ctx"]["expected"], str(first["input"]))
+    return f"{where} = {first['input']!r}: {message}{'' if message.endswith('?') else '.'}"
+
+
+def _choices(expected: str, given: str) -> str:
+    """`'none', 'mean' or 'affine'` and what was given -> the nearest, and all of them."""
+    known = re.findall(r"'([^']*)'", expected)
+    near = difflib.get_close_matches(given, known, n=1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    return f"{guess}It is one of {', '.join(known) or expected}"

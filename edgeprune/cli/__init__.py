@@ -2,6 +2,7 @@
 
 app.py        the Typer app: errors to one line and an exit code
 building.py   build
+initializing.py init: a commented settings file
 reading.py    report: a finished run again
 explaining.py explain: which channels a network needs, and for which classes
 gating.py     gate: a run against budgets and a baseline
@@ -18,6 +19,7 @@ from edgeprune.cli import (
     building,
     explaining,
     gating,
+    initializing,
     machine,
     measuring,
     probing,
@@ -32,6 +34,7 @@ __all__ = [
     "building",
     "explaining",
     "gating",
+    "initializing",
     "machine",
     "main",
     "measuring",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,18 +13,34 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
+SECONDS_BETWEEN_LINES = 60.0
+
+
 class Lines:
     """One line for each stage, for logs."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self.console = console
+        self.clock = clock
+        self.name, self.started, self.said = "", 0.0, 0.0
 
     def stage(self, name: str, *, reused: bool, seconds: float) -> None:
         how = "unchanged, reused" if reused else f"done in {seconds:.1f} s"
         self.console.print(f"{name}: {how}", highlight=False)
 
     def progress(self, name: str, done: int, total: int, detail: str) -> None:
-        """Logs get no bars."""
+        """A line a minute: logs get no bars."""
+        now = self.clock()
+        if name != self.name:
+            self.name, self.started, self.said = name, now, now
+        if now - self.said >= SECONDS_BETWEEN_LINES and done:
+            self.said = now
+            left = (now - self.started) * (total - done) / done
+            self.console.print(
+                f"{name}: {done / max(total, 1):.0%}, about {left / 60:.0f} min left; {detail}",
+                highlight=False,
+                markup=False,
+            )
 
 
 class Bars(Lines):
@@ -56,6 +73,7 @@ class Nothing(Lines):
     """For --quiet."""
 
     def stage(self, name: str, *, reused: bool, seconds: float) -> None: ...
+    def progress(self, name: str, done: int, total: int, detail: str) -> None: ...
 
 
 @contextmanager

@@ -5,6 +5,7 @@ saving.py     the smaller network as an object: made, saved and made again
 deploying.py  one network -> the deployed file, parity at every hand-over
 digests.py    what a stage depends on
 inputs.py     configuration -> target and network
+beginning.py  a first look at a network and its images, before a build
 building.py   all of it, in a run folder, with resume
 telling.py    what the report says besides the stages: provenance, the course, images that changed
 kept.py       what a run folder remembers: settings, walk

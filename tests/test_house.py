@@ -54,7 +54,7 @@ def test_a_file_stays_readable(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["scripts/demo", "scripts/test", "scripts/check", "scripts/fix", ".ci/run"]
+    "script", ["scripts/demo", "scripts/test", "scripts/check", "scripts/fix", "scripts/docs", ".ci/run"]
 )
 def test_scripts_run(script: str) -> None:
     path = ROOT / script

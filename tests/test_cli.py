@@ -17,6 +17,7 @@ from typer.testing import Result
 
 from edgeprune import report
 from edgeprune.cli.app import Settings
+from edgeprune.cli.doctoring import advice
 from edgeprune.records import Measurement
 
 STAGES = ["walk", "export-dense", "export-pruned", "accuracy-dense", "accuracy-pruned", "measure"]
@@ -324,6 +325,15 @@ def test_a_target_of_the_working_folder_wins(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "targets").mkdir()
     (tmp_path / "targets" / "openvino.toml").write_text('runtime = "openvino"\nthreads = 3\n')
     assert json.loads(edgeprune("targets", "show", "openvino").stdout)["threads"] == 3
+
+
+def test_doctor_says_what_to_do() -> None:
+    versions: dict[str, str | None] = {"torch": "2.15.0+cpu", "torchvision": "0.29.2", "onnx": None}
+    todo = advice(versions, {"governor": "powersave"}, ["loud"], room=(10**9, 10**8))
+    assert [sentence.split()[0] for sentence in todo] == ["pip", "torch", "little", "little", "hold", "stop"]
+    assert todo[0] == "pip install onnx"
+    versions |= {"torchvision": "0.29.2+cpu", "onnx": "1.23"}
+    assert advice(versions, {"governor": "performance"}, [], room=(10**11, 10**11)) == []
 
 
 def test_doctor_says_what_is_here() -> None:

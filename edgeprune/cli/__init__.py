@@ -11,12 +11,14 @@ pruning.py    prune: a prefix of a finished run, or the analysis alone
 sweeping.py   sweep: curves of several methods
 flags.py      flags that several commands share with build
 probing.py    targets probe: a profile from the machine itself
-machine.py    targets, doctor: what this machine is
+doctoring.py  doctor: what is here, and what to do about it
+machine.py    targets list, targets show
 progress.py   bars on a terminal, lines in a log
 """
 
 from edgeprune.cli import (
     building,
+    doctoring,
     explaining,
     gating,
     initializing,
@@ -32,6 +34,7 @@ from edgeprune.cli.app import app, main
 __all__ = [
     "app",
     "building",
+    "doctoring",
     "explaining",
     "gating",
     "initializing",

@@ -1,4 +1,4 @@
-"""Commands about machines: targets, doctor."""
+"""Commands about targets."""
 
 from __future__ import annotations
 
@@ -16,17 +16,6 @@ from edgeprune.cli.app import app, guarded
 
 targets = typer.Typer(no_args_is_help=True, help="Target profiles.")
 app.add_typer(targets, name="targets")
-LIBRARIES = (
-    "torch",
-    "torchvision",
-    "onnx",
-    "onnxscript",
-    "onnxsim",
-    "onnxruntime",
-    "openvino",
-    "numpy",
-    "scipy",
-)
 AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 
 
@@ -72,34 +61,3 @@ def show_target(name: Annotated[str, typer.Argument(help="A profile's name or .t
     from edgeprune.target import load
 
     typer.echo(json.dumps(asdict(load(name, folders=target_folders())), indent=1))
-
-
-@app.command()
-@guarded
-def doctor(as_json: AsJson = False) -> None:
-    """Versions, CPU and noise: what would make figures unreliable here.
-
-    [dim]edgeprune doctor[/dim]
-    """
-    from importlib.metadata import PackageNotFoundError, version
-
-    from edgeprune.measure import describe_machine, noise_now
-
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = f"missing: pip install {name}"
-    machine, noise = describe_machine(), noise_now()
-    if as_json:
-        typer.echo(json.dumps({"machine": machine, "versions": versions, "noise": noise}, indent=1))
-        return
-    table = Table("", "")
-    for name, value in {**machine, **versions}.items():
-        table.add_row(escape(name), escape(value))
-    console = Console()
-    console.print(table)
-    for sentence in noise:
-        console.print(f"[yellow]noise[/yellow]: {escape(sentence)}", soft_wrap=True, highlight=False)
-    console.print("quiet: figures taken now can be trusted" if not noise else "figures taken now will say so")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from rich.console import Console
 from sample_report import sample_report
 from tiny_builds import Place, measure_nothing, measured, program, settle
 from typer.testing import Result
@@ -18,9 +21,10 @@ from typer.testing import Result
 from edgeprune import report
 from edgeprune.cli.app import Settings
 from edgeprune.cli.doctoring import advice
+from edgeprune.cli.progress import Lines
 from edgeprune.records import Measurement
 
-STAGES = ["walk", "export-dense", "export-pruned", "accuracy-dense", "accuracy-pruned", "measure"]
+STAGES = ["walk", "export-dense", "export-pruned", "accuracy-dense", "accuracy-pruned", "measure", "course"]
 HEAVY = ("torch", "openvino", "onnxruntime", "onnx", "numpy", "scipy", "matplotlib", "edgeprune.config")
 
 
@@ -58,7 +62,8 @@ def test_build_ends_with_the_table_and_the_path(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_a_log_gets_one_line_a_stage_and_no_bars(place: Place) -> None:
+def test_a_log_gets_one_line_a_stage_and_no_bars(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeprune.cli.progress.SECONDS_BETWEEN_LINES", float("inf"))
     first, second = (edgeprune("build", *place.flags()).stderr.splitlines() for _ in range(2))
     assert [line.partition(":")[0] for line in first] == STAGES
     assert all(" done in " in line for line in first)
@@ -338,7 +343,7 @@ def test_doctor_says_what_to_do() -> None:
 
 def test_doctor_says_what_is_here() -> None:
     found = json.loads(edgeprune("doctor", "--json").stdout)
-    assert {"machine", "versions", "noise"} == found.keys()
+    assert {"machine", "system", "versions", "extras", "noise", "advice"} == found.keys()
     assert all("missing" not in version for version in found["versions"].values())
     assert edgeprune("doctor").exit_code == 0
 
@@ -414,3 +419,59 @@ def test_the_build_commands_of_the_readme_are_understood() -> None:
         found = edgeprune(*command.split()[1:], "--alpha", "9")
         assert found.exit_code == 1
         assert found.stderr.startswith(("error: --alpha = 9.0", "error: edgeprune.toml: cannot be read"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("edgeprune bui", {"build"}),
+        ("edgeprune build --target openv", {"openvino"}),
+        ("edgeprune measure --target raspberry-pi-", {"raspberry-pi-4", "raspberry-pi-5"}),
+        ("edgeprune build --method c-swap", {"c-swap", "c-swap-c"}),
+    ],
+)
+def test_a_shell_completes_names(line: str, expected: set[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from edgeprune.cli import main; main()"],
+        env={
+            **os.environ,
+            "_EDGEPRUNE_COMPLETE": "complete_bash",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(line.split()) - 1),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert set(done.stdout.split()) == expected, done.stderr
+
+
+def test_a_wrong_choice_is_told_the_nearest() -> None:
+    done = edgeprune("build", "--compensate", "afine")
+    assert done.exit_code == 1
+    assert "did you mean affine?" in done.output
+    assert "?." not in edgeprune("build", "--method", "c-swp").output
+
+
+def test_a_log_gets_a_line_a_minute() -> None:
+    now = iter([0.0, 30.0, 61.0, 90.0, 130.0])
+    console = Console(file=io.StringIO(), width=200)
+    lines = Lines(console, clock=lambda: next(now))
+    for done in (1, 5, 10, 20, 40):
+        lines.progress("walk", done, 40, "[x] detail")
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines() == [
+        "walk: 25%, about 3 min left; [x] detail",
+        "walk: 100%, about 0 min left; [x] detail",
+    ]
+
+
+@pytest.mark.parametrize("width", ["30", "60", "200"])
+def test_narrow_terminals_lose_nothing(width: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setenv("NO_COLOR", "1")
+    done = edgeprune("targets", "list")
+    assert done.exit_code == 0
+    assert max(map(len, done.stdout.splitlines())) <= int(width)
+    assert "\x1b[" not in done.stdout

@@ -21,7 +21,7 @@ import edgeprune
 from edgeprune.config import BuildConfig
 from edgeprune.runfolder import RunFolder
 
-STAGES = ("walk", "export-dense", "export-pruned", "accuracy-dense", "accuracy-pruned", "measure")
+STAGES = ("walk", "export-dense", "export-pruned", "accuracy-dense", "accuracy-pruned", "measure", "course")
 TESTS = Path(__file__).resolve().parent
 
 
@@ -83,7 +83,7 @@ class Change:
 
 
 ALL = set(STAGES)
-PRUNED = {"walk", "export-pruned", "accuracy-pruned", "measure"}
+PRUNED = {"walk", "export-pruned", "accuracy-pruned", "measure", "course"}
 
 
 def edit_weights(place: Place) -> None:
@@ -108,12 +108,12 @@ def edit_source(old: str, new: str) -> Callable[[Place], object]:
 CHANGES = {
     "nothing": Change(set()),
     "a budget": Change(set(), {"max_latency": "1us"}),
-    "the level, and no other units": Change({"walk"}, {"alpha": 0.01}),
+    "the level, and no other units": Change({"walk", "course"}, {"alpha": 0.01}),
     "a limit on parameters": Change(PRUNED, {"max_param_ratio": 0.01}),
     "the widths' step": Change(PRUNED, {"align": 4}),
-    "the target": Change(ALL - {"walk"}, {"target": "openvino"}),
+    "the target": Change(ALL - {"walk", "course"}, {"target": "openvino"}),
     "threads": Change({"accuracy-dense", "accuracy-pruned", "measure"}, {"threads": 2}),
-    "simplify": Change(ALL - {"walk"}, {"simplify": False}),
+    "simplify": Change(ALL - {"walk", "course"}, {"simplify": False}),
     "processes": Change({"measure"}, {"processes": 3}),
     "the weights": Change(ALL, edit=edit_weights),
     "preprocessing": Change(ALL, {"mean": 0.01}),

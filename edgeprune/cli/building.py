@@ -28,6 +28,8 @@ from edgeprune.cli.flags import (
     MemoryLimit,
     SamplesPerClass,
     Seed,
+    known_methods,
+    known_targets,
     share,
 )
 from edgeprune.cli.progress import watching
@@ -86,7 +88,11 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="Target profile: a name (see `targets list`) or .toml.", rich_help_panel=INPUT),
+        typer.Option(
+            help="Target profile: a name (see `targets list`) or .toml.",
+            rich_help_panel=INPUT,
+            autocompletion=known_targets,
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -96,6 +102,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
         str | None,
         typer.Option(
             help="c-swap-c (compensated), c-swap (as published), or a criterion like lrp.",
+            autocompletion=known_methods,
             rich_help_panel=SEARCH,
         ),
     ] = None,

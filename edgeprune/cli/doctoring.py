@@ -47,9 +47,9 @@ def doctor(as_json: AsJson = False) -> None:
     table = Table("", "")
     for name, value in {**machine, **system, **shown(versions)}.items():
         table.add_row(escape(name), escape(value))
-    for name, value in extras.items():
+    for name, found_version in extras.items():
         hint = f"not installed; optional: pip install 'edgeprune[{EXTRAS[name]}]'"
-        table.add_row(escape(name), escape(value or hint))
+        table.add_row(escape(name), escape(found_version or hint))
     console = Console()
     console.print(table)
     for sentence in noise:
@@ -118,11 +118,11 @@ def advice(
         ),
         (
             machine.get("governor") == "unknown",
-            "no frequency governor can be read (a virtual machine?): compare by the ratio, not by milliseconds",
+            "no frequency governor can be read (a virtual machine?): trust ratios more than milliseconds",
         ),
         (
             bool(noise),
-            "stop other programs, or measure at a quieter time; more --processes narrow the intervals",
+            "stop other programs, or measure at a quieter time; more --processes make it surer",
         ),
     ]
     return [sentence for holds, sentence in found if holds]

@@ -20,6 +20,26 @@ INPUT, SEARCH, LIMITS, IMAGES, OUTPUT = (
     "Output",
 )
 
+
+def known_targets() -> list[tuple[str, str]]:
+    """Names and descriptions, for a shell that completes; a broken profile completes nothing."""
+    from edgeprune.data_files import data_folder
+    from edgeprune.errors import EdgepruneError
+    from edgeprune.target import available
+
+    try:
+        found = available((Path("targets"), data_folder("targets")))
+    except EdgepruneError:
+        return []
+    return [(target.name, target.description) for target in found]
+
+
+def known_methods() -> list[str]:
+    from edgeprune.config import METHODS
+
+    return list(METHODS)
+
+
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="Settings file; flags win over it.", rich_help_panel=INPUT),
@@ -28,7 +48,12 @@ Model = Annotated[str | None, typer.Option(help="As of `build`.", rich_help_pane
 Weights = Annotated[str | None, typer.Option(help="As of `build`.", rich_help_panel=INPUT)]
 Data = Annotated[str | None, typer.Option(help="As of `build`.", rich_help_panel=INPUT)]
 Target = Annotated[
-    str | None, typer.Option(help="Whose width step is kept [openvino].", rich_help_panel=INPUT)
+    str | None,
+    typer.Option(
+        help="Whose width step is kept [openvino].",
+        rich_help_panel=INPUT,
+        autocompletion=known_targets,
+    ),
 ]
 SamplesPerClass = Annotated[
     int | None, typer.Option(help="Calibration images per class.", rich_help_panel=SEARCH)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgeprune.cli import flags
 from edgeprune.cli.app import Settings, app, guarded
 from edgeprune.cli.machine import AsJson, target_folders
 from edgeprune.cli.progress import watching
@@ -26,7 +27,9 @@ EQUAL = 0.02
 MOST_OPERATORS = 20
 PLACE = "Where"
 
-TargetName = Annotated[str, typer.Option(help="Target profile.", rich_help_panel=PLACE)]
+TargetName = Annotated[
+    str, typer.Option(help="Target profile.", rich_help_panel=PLACE, autocompletion=flags.known_targets)
+]
 Threads = Annotated[int | None, typer.Option(help="Of one inference [the target's].", rich_help_panel=PLACE)]
 Host = Annotated[
     str | None, typer.Option(help="Over SSH, user@device[:port] [the target's].", rich_help_panel=PLACE)

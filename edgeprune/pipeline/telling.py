@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeprune import calibration, tasks
-from edgeprune.pipeline.digests import digest, images_digest
+from edgeprune.pipeline.digests import digest
+from edgeprune.pipeline.kept import walk_inputs
 from edgeprune.pipeline.options import Images, Labelled
 from edgeprune.pipeline.pruning import make_study, run
 from edgeprune.pipeline.trajectory import taken, within
@@ -69,12 +70,7 @@ def candidates(build: Build) -> tuple[Candidate, ...]:
 
     Judged on validation images where there are any: the evaluation images are kept for the end.
     """
-    inputs = {
-        "walk": digest(asdict(build.pruning.plan)),
-        "model": build.model_digest,
-        "data": images_digest(build.data, Split.CALIBRATION, Split.VALIDATION),
-        "settings": digest(asdict(build.options)),
-    }
+    inputs = {**walk_inputs(build), "plan": digest(asdict(build.pruning.plan))}
 
     def make() -> tuple[Candidate, ...]:
         return tuple(_candidates(build))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,6 +90,27 @@ def by_change(units, replay, calibration):
     change = lambda group, unit: float((replay({group.name: [unit]}) - dense).abs().mean())
     return {group.name: [change(group, unit) for unit in range(group.units)] for group in units}
 """
+
+
+@pytest.mark.slow
+def test_latency_is_measured_at_every_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, seen = settle(tmp_path), []
+
+    def measured(artifacts: Mapping[str, Path], **options: object) -> object:
+        sizes = {name: path.stat().st_size for name, path in artifacts.items()}
+        assert list(sizes) == ["dense", "pruned"]
+        seen.append(sizes["pruned"] / sizes["dense"])
+        return SimpleNamespace(ratio=Interval(value=seen[-1], low=0.0, high=1.0))
+
+    monkeypatch.setattr("edgeprune.measure.measure", measured)
+    words = ("--methods", "magnitude-l2", "--ratios", "0.001,0.5,0.6", "--latency")
+    found = edgeprune("sweep", *flags(place), *words)
+    assert found.exit_code == 0, found.stderr
+    (curve,) = json.loads((place.out / "sweep.json").read_text())["curves"]
+    ratios = [point["latency_ratio"]["value"] for point in curve["points"]]
+    assert ratios == [1.0, *seen] or ratios == [1.0, 1.0, *seen], "nothing removed is the same file, and is not measured"
+    assert 0 < seen[-1] < 1
+    assert f"({seen[-1]:.2f}x time)" in found.stdout.replace("\n", "")
 
 
 @pytest.mark.slow

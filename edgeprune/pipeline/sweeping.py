@@ -6,13 +6,15 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from edgeprune import tasks
+from edgeprune import measure, tasks
 from edgeprune.config import METHODS, OWN_METHOD, BuildConfig
 from edgeprune.errors import ConfigError
 from edgeprune.pipeline import compensated, published, ranked
@@ -22,6 +24,7 @@ from edgeprune.pipeline.inputs import Inputs
 from edgeprune.pipeline.options import Images, Labelled, PruneOptions
 from edgeprune.pipeline.pruning import Analysed, make_study
 from edgeprune.pipeline.study import Study
+from edgeprune.pipeline.timing import Stopwatch
 from edgeprune.pipeline.trajectory import taken, within
 from edgeprune.pipeline.watching import Silence, Watcher
 from edgeprune.records import Curve, CurvePoint, Split
@@ -68,6 +71,7 @@ class Field:
         evaluation: Images that nothing else has seen.
         ratios: Shares of the parameters to remove, ascending; each point stays just below.
         base: Options that all methods share.
+        stopwatch: Times every point on the target; None: no latency.
     """
 
     analysed: Analysed
@@ -75,6 +79,7 @@ class Field:
     evaluation: Labelled
     ratios: Sequence[float]
     base: PruneOptions
+    stopwatch: Stopwatch | None = None
 
 
 def curve(field: Field, method: Method, watch: Watch = lambda label, done, points: None) -> Curve:
@@ -85,11 +90,18 @@ def curve(field: Field, method: Method, watch: Watch = lambda label, done, point
     points = []
     for number, ratio in enumerate(field.ratios):
         removed = first(ratio)
-        weights, _ = study.compensated(removed)
+        weights, fit = study.compensated(removed)
         param_ratio, mac_ratio = study.ledger.ratios(removed)
         correct = study.correct(field.evaluation, weights).tolist()
+        watched = field.stopwatch
         points.append(
-            CurvePoint(asked=ratio, param_ratio=param_ratio, mac_ratio=mac_ratio, correct=tuple(correct))
+            CurvePoint(
+                asked=ratio,
+                param_ratio=param_ratio,
+                mac_ratio=mac_ratio,
+                correct=tuple(correct),
+                latency_ratio=None if watched is None else watched.time(study, removed, weights, fit),
+            )
         )
         watch(method.label, number + 1, len(field.ratios))
     dense = study.correct(field.evaluation, study.program.dense).tolist()
@@ -118,11 +130,12 @@ def _first(study: Study, analysed: Analysed) -> Callable[[float], dict[str, tupl
     return partial(within, study, taken(walked.steps))
 
 
-def sweep(
+def sweep(  # noqa: PLR0913 - keywords, and most have a default
     config: BuildConfig,
     methods: Sequence[str],
     ratios: Sequence[float],
     *,
+    latency: bool = False,
     others: Mapping[str, Callable[[Field], Curve]] = MappingProxyType({}),
     watcher: Watcher | None = None,
 ) -> tuple[Curve, ...]:
@@ -132,6 +145,7 @@ def sweep(
         config: Network, images and shared options; `out` keeps a record of each curve.
         methods: Like `c-swap-c`, `lrp`, `magnitude-l2+affine`, `taylor+bn`, `python:file.py:function+affine`.
         ratios: Shares of the parameters, in (0, 1), ascending.
+        latency: Whether to time every point on the target as well, interleaved with the dense network.
         others: Names of methods that are not ours, and what draws their curves.
         watcher: Sees the progress.
 
@@ -141,21 +155,29 @@ def sweep(
     watcher = watcher or Silence()
     inputs = Inputs.load(config)
     asked = {text: None if text in others else read_method(text) for text in methods}
-    with RunFolder.open(config.out) as folder:
+    with RunFolder.open(config.out) as folder, TemporaryDirectory(prefix="edgeprune-") as files:
         build = Build(inputs, folder, watcher)
-        evaluation = build.labelled(Split.EVALUATION)
-        field = Field(build.analysed, build.images, evaluation, ratios, build.options)
         digests = {
             "model": build.model_digest,
             "data": images_digest(build.data, *Split),
             "settings": digest({**asdict(build.options), "ratios": list(ratios)}),
         }
+        if latency:
+            digests["latency"] = digest({"target": repr(build.target), **measure.describe_machine()})
+
+        @cache
+        def field() -> Field:
+            evaluation = build.labelled(Split.EVALUATION)
+            stopwatch = Stopwatch(build, Path(files)) if latency else None
+            return Field(build.analysed, build.images, evaluation, ratios, build.options, stopwatch)
 
         def make(text: str) -> Curve:
             method = asked[text]
             if method is None:
-                return others[text](field)
-            return curve(field, method, lambda label, done, points: watcher.progress(label, done, points, ""))
+                return others[text](field())
+            return curve(
+                field(), method, lambda label, done, points: watcher.progress(label, done, points, "")
+            )
 
         curves = []
         for text in asked:

@@ -339,6 +339,8 @@ class CurvePoint:
     mac_ratio: float
     correct: tuple[bool, ...]
     """Per evaluation image."""
+    latency_ratio: Interval | None = None
+    """Latency over that of the dense network, interleaved on the target; None: not measured."""
 
     @property
     def accuracy(self) -> float:

@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprune.errors import RunFolderError
-from edgeprune.records import Curve
+from edgeprune.records import Curve, CurvePoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+SHARES = {
+    "param_ratio": "share of the parameters removed",
+    "mac_ratio": "share of the multiply-adds removed",
+    "latency_ratio": "share of the time saved, measured",
+}
 FORMATS = ("png", "svg")
 DOTS_PER_INCH = 150
 MARKS = "osD^vP*Xhd<>p"
@@ -28,12 +33,14 @@ def draw_curves(curves: Sequence[Curve], folder: Path, *, name: str = "sweep") -
     from matplotlib.figure import Figure
 
     with mpl.rc_context({"svg.hashsalt": name}):  # the same bytes for the same curves
-        figure = Figure(figsize=(11, 4.5), layout="constrained")
-        left, right = figure.subplots(1, 2, sharey=True)
-        _draw(left, curves, "param_ratio", "share of the parameters removed")
-        _draw(right, curves, "mac_ratio", "share of the multiply-adds removed")
-        left.set_ylabel("top-1 accuracy")
-        left.legend(fontsize="small")
+        points = [point for curve in curves for point in curve.points]
+        shown = [share for share in SHARES if all(_share(point, share) is not None for point in points)]
+        figure = Figure(figsize=(5.5 * len(shown), 4.5), layout="constrained")
+        ((first, *_),) = all_axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)
+        for axes, share in zip(all_axes[0], shown, strict=True):
+            _draw(axes, curves, share)
+        first.set_ylabel("top-1 accuracy")
+        first.legend(fontsize="small")
         paths = []
         for kind in FORMATS:
             content = BytesIO()
@@ -44,17 +51,23 @@ def draw_curves(curves: Sequence[Curve], folder: Path, *, name: str = "sweep") -
     return tuple(paths)
 
 
-def _draw(axes: Axes, curves: Sequence[Curve], share: str, label: str) -> None:
+def _share(point: CurvePoint, name: str) -> float | None:
+    if name != "latency_ratio":
+        return float(getattr(point, name))
+    return None if point.latency_ratio is None else 1 - point.latency_ratio.value
+
+
+def _draw(axes: Axes, curves: Sequence[Curve], name: str) -> None:
     for number, curve in enumerate(curves):
         dense = sum(curve.dense) / len(curve.dense)
-        points = sorted((getattr(point, share), point.accuracy) for point in curve.points)
+        points = sorted((_share(point, name) or 0.0, point.accuracy) for point in curve.points)
         shares, accuracies = zip((0.0, dense), *points, strict=True)
         axes.plot(
             shares, accuracies, marker=MARKS[number % len(MARKS)], markersize=4, label=_plain(curve.label)
         )
-    axes.set_xlabel(label)
+    axes.set_xlabel(SHARES[name])
     axes.set_ylim(0, 1.02)
-    axes.set_xlim(left=0)
+    axes.set_xlim(left=min(0, axes.get_xlim()[0]) if name == "latency_ratio" else 0)
     axes.grid(alpha=0.3)
 
 

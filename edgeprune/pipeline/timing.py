@@ -1,0 +1,67 @@
+"""How long a candidate takes on the target against the dense network, before anything is deployed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from edgeprune import channels, compensate, measure
+from edgeprune.pipeline.building import Build
+from edgeprune.pipeline.deploying import deploy
+from edgeprune.pipeline.ledger import Removed
+from edgeprune.pipeline.study import Study, Walked, Weights
+from edgeprune.records import Interval
+
+PROCESSES, RUNS, SECONDS = 3, 50, 2.0
+"""Fresh processes of one measurement, and of each the runs and seconds at least and at most."""
+
+
+class Stopwatch:
+    """Times networks as files of the target's runtime, interleaved with the dense one in fresh processes.
+
+    Args:
+        build: Whose network, images and target these are; it must be open.
+        folder: Where the files may lie.
+    """
+
+    def __init__(self, build: Build, folder: Path) -> None:
+        self.build, self.folder = build, folder
+        self.dense = self._file("dense", build.analysed.traced.graph_module)
+
+    def time(self, study: Study, removed: Removed, weights: Weights, fit: compensate.Refit) -> Interval:
+        """Latency of the dense network without these units over its own."""
+        if not any(removed.values()):
+            return Interval(value=1.0, low=1.0, high=1.0)  # the same file
+        walked = Walked(steps=[], stopped="", removed=dict(removed), weights=weights, fit=fit)
+        coupling = self.build.analysed.coupling
+        pruned = self._file("pruned", channels.cut(coupling, removed, study.network_weights(walked)))
+        target = self.build.target
+        found = measure.measure(
+            {"dense": self.dense, "pruned": pruned},
+            runtime=target.runtime,
+            threads=target.threads,
+            image=self.build.sample.images[0],
+            processes=PROCESSES,
+            min_runs=RUNS,
+            max_seconds=SECONDS,
+            **self.build.place.options(),
+        )
+        return found.ratio
+
+    def _file(self, name: str, module: nn.Module) -> Path:
+        target = self.build.target
+        export = deploy(
+            name,
+            module,
+            self.build.spec,
+            root=self.folder,
+            runtime_name=target.runtime,
+            threads=target.threads,
+            simplify=self.build.config.simplify,
+            images=self.build.sample.images,
+            masked=None,
+            saved=(),
+            notes=(),
+        )
+        return self.folder / export.artifact.path

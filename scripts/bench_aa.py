@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How honest are the intervals: the same network against itself, and against one that is 5 % slower.
 
-    scripts/bench_aa.py --out aa.json       # 40 A/A and 20 detections, every second beside CPU hogs
+    scripts/bench_aa.py --out docs/measurement.json    # 40 A/A and 20 detections, every second beside hogs
     scripts/bench_aa.py --runs 2 --slow-runs 1 --processes 2 --pairs 10     # tried in a minute
 
 A/A: the 95 % interval of the ratio covers 1 in at least 90 % of the runs, its half-width is at most 2 % on a
@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -154,6 +155,37 @@ def judged(trials: list[Trial]) -> dict[str, dict[str, float | bool]]:
     return found
 
 
+def page(content: dict[str, Any]) -> str:  # Any: JSON
+    """The figures as a page of the documentation."""
+    rows = []
+    for name, figure in content["figures"].items():
+        limit = f"{figure['limit']:g}" if "limit" in figure else ""
+        rows.append(
+            f"| {name} | {figure['value']:.4f} | {limit} | {'yes' if figure.get('holds', True) else '**no**'} |"
+        )
+    trials, options, machine = content["trials"], content["options"], content["machine"]
+    hogged = sum(trial["hogs"] for trial in trials)
+    lines = [
+        "# How honest the intervals are",
+        "",
+        "The same network against itself (A/A), and against one that does 5 % more work, measured and judged",
+        "as `edgeprune measure` and `edgeprune gate` do it. A hog is a process that does nothing but use a",
+        "core; there is one for each core.",
+        "",
+        "| figure | value | limit | holds |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        f"{len(trials)} trials, {hogged} of them beside hogs; {options['runtime']}, one thread, "
+        f"{options['processes']} fresh processes a trial, {options['pairs']} pairs of runs in each; "
+        f"{machine['cpu']}, {machine['cores']} cores; load averages from "
+        f"{min(trial['load_average'] for trial in trials):.1f} to "
+        f"{max(trial['load_average'] for trial in trials):.1f}: others used the machine too.",
+        "Written by `scripts/bench_aa.py`; every trial is in `measurement.json`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _share(cases: Iterable[bool]) -> float:
     known = list(cases)
     return sum(known) / len(known)
@@ -202,6 +234,7 @@ def main() -> int:
             "trials": [asdict(each) for each in trials],
         }
         options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        options.out.with_suffix(".md").write_text(page(content), encoding="utf-8")
     return 0 if all(figure.get("holds", True) for figure in found.values()) else 1
 
 

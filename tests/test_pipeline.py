@@ -169,6 +169,13 @@ def test_prune_finds_what_nothing_reads(pruned: PrunedModel) -> None:
 
 
 @pytest.mark.slow
+def test_a_notebook_shows_what_prune_gives(pruned: PrunedModel) -> None:
+    shown = pruned._repr_html_()
+    assert "PrunedModel: Tiny" in shown
+    assert f"{sum(parameter.numel() for parameter in pruned.module.parameters()):,} parameters" in shown
+    assert "<td>16</td><td>8</td>" in shown
+
+
 def test_prune_leaves_the_model_as_it_was() -> None:
     net = trained_net().train()
     before = copy.deepcopy(net.state_dict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,10 +11,13 @@ import typer
 
 from edgeprune.cli.app import guarded
 from edgeprune.cli.machine import targets
-from edgeprune.errors import TargetUnreachable
+from edgeprune.errors import ConfigError, TargetUnreachable
 
 if TYPE_CHECKING:
     from edgeprune.records import Target
+
+RUNTIMES = ("openvino", "onnxruntime")
+"""In the order of preference."""
 
 
 @targets.command("probe")
@@ -60,11 +64,15 @@ def probe(  # noqa: PLR0913, PLR0917  # one argument for each flag
 
 def choose_runtime(about: dict[str, Any], wanted: str | None, where: str) -> str:
     """The one asked for, or the first that is there."""
-    there = [name for name in ("openvino", "onnxruntime") if name in about["runtimes"]]
+    there = [name for name in RUNTIMES if name in about["runtimes"]]
     if wanted is not None and wanted in there:
         return wanted
     if wanted is None and there:
         return there[0]
+    if wanted is not None and wanted not in RUNTIMES:
+        near = difflib.get_close_matches(wanted, RUNTIMES, n=1)
+        guess = f"did you mean {near[0]}? " if near else ""
+        raise ConfigError(f"--runtime {wanted}: no such runtime; {guess}It is one of {', '.join(RUNTIMES)}.")
     missing = wanted or "onnxruntime"
     raise TargetUnreachable(f"{where}: {missing} is missing; run there: pip install {missing} numpy")
 

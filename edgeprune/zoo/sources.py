@@ -74,7 +74,9 @@ CONSTRUCTION: dict[str, dict[str, bool]] = {
 
 def _torchvision(name: str, weights: str | None) -> Source:
     if name not in models.list_models():
-        raise ModelError(f"torchvision:{name}: unknown network{_did_you_mean(name, models.list_models())}.")
+        raise ModelError(
+            f"torchvision:{name}: unknown network{_did_you_mean(name, models.list_models()) or '.'}"
+        )
     members: dict[str, WeightsEnum] = dict(models.get_model_weights(name).__members__)
     if weights is None:
         raise ModelError(f"torchvision:{name}: has no weights; give --weights FILE or --weights DEFAULT.")
@@ -197,7 +199,7 @@ def _find_factory(place: str, attribute: str) -> Callable[..., object]:
     factory: object = getattr(module, attribute, None)
     if factory is None:
         names = [name for name in vars(module) if not name.startswith("_")]
-        raise ModelError(f"python:{place}: has no {attribute!r}{_did_you_mean(attribute, names)}.")
+        raise ModelError(f"python:{place}: has no {attribute!r}{_did_you_mean(attribute, names) or '.'}")
     if isinstance(factory, nn.Module) or not callable(factory):
         raise ModelError(
             f"python:{place}:{attribute}: is {type(factory).__name__}, not a factory; "

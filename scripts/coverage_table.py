@@ -141,6 +141,7 @@ def deploy(module: Any, spec: Any, folder: Path, *, free_batch: bool) -> Row:
 
     from edgeprune import export, runtime
     from edgeprune.errors import EdgepruneError
+    from edgeprune.records import OnnxOptions
 
     joined, row = make_joined(module), Row()
     images = torch.randn(3, *spec.shape, generator=torch.Generator().manual_seed(1))
@@ -149,7 +150,7 @@ def deploy(module: Any, spec: Any, folder: Path, *, free_batch: bool) -> Row:
     path, images = folder / "network.onnx", images.numpy()
     infinite = float("inf")
     try:
-        row["notes"] = list(export.to_onnx(joined, spec, path, free_batch=free_batch))
+        row["notes"] = list(export.to_onnx(joined, spec, path, OnnxOptions(batch=None if free_batch else 1)))
         found = runtime.load(path, runtime="onnxruntime", threads=1)(images)
         row["onnx"] = export.parity("torch -> ONNX Runtime", expected, found, limit=infinite).error
         if free_batch:

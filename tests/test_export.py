@@ -17,8 +17,8 @@ from torchvision import models
 
 from edgeprune import channels, export
 from edgeprune.errors import ModelError, ParityError, RunFolderError
-from edgeprune.export import artifact, params_and_macs, parity, simplify, to_onnx, to_openvino
-from edgeprune.records import Floats, InputSpec
+from edgeprune.export import artifact, params_and_macs, parity, simplify, to_onnx, to_openvino, writing
+from edgeprune.records import Floats, InputSpec, OnnxOptions
 
 SPEC = InputSpec(shape=(3, 8, 8))
 
@@ -175,10 +175,21 @@ def test_a_network_that_cannot_be_exported_is_refused_in_one_line(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_network_too_large_for_one_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "MAX_ONNX_BYTES", 1000)
-    with pytest.raises(ModelError, match="GB of weights"):
-        to_onnx(small_net(), SPEC, tmp_path / "net.onnx")
+def test_the_weights_of_a_network_too_large_for_one_file_lie_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "MAX_ONNX_BYTES", 1000)
+    monkeypatch.chdir(tmp_path)
+    net, image = small_net(), torch.rand(1, *SPEC.shape)
+    path = tmp_path / "net.onnx"
+    to_onnx(net, SPEC, path)
+    assert [part.name for part in export.parts(path)] == ["net.onnx", "net.onnx.data"]
+    assert "not simplified" not in "".join(simplify(path))
+    parity("torch -> onnx", torch_scores(net, image), onnx_scores(path, image))
+    described = artifact(path, root=tmp_path, runtime="onnxruntime", onnx_path=path, params=1, macs=1)
+    assert described.size_bytes == sum(part.stat().st_size for part in export.parts(path))
+    to_openvino(path, tmp_path / "net.xml")
+    parity("torch -> openvino", torch_scores(net, image), openvino_scores(tmp_path / "net.xml", image))
 
 
 def test_a_folder_that_is_gone_is_named(small_onnx: Path, tmp_path: Path) -> None:
@@ -309,7 +320,7 @@ def test_other_shapes_are_no_parity() -> None:
 @pytest.mark.slow
 def test_a_free_batch_stays_free(tmp_path: Path) -> None:
     net, path = small_net(), tmp_path / "net.onnx"
-    to_onnx(net, SPEC, path, free_batch=True)
+    to_onnx(net, SPEC, path, OnnxOptions(batch=None))
     for size in (1, 2, 5):
         images = torch.rand(size, *SPEC.shape)
         parity("torch -> onnx", torch_scores(net, images), onnx_scores(path, images))

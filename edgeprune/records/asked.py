@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
@@ -98,6 +98,21 @@ class InputSpec:
 
     shape: tuple[int, int, int]
     """(channels, height, width)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxOptions:
+    """How a network is written as ONNX."""
+
+    opset: int = 20
+    batch: int | None = 1
+    """None leaves it free, where the network allows it; runtimes are quicker without."""
+    free_size: bool = False
+    """Any height and width, where the network allows it."""
+    external: bool = False
+    """Weights in a file beside, `NAME.onnx.data`; above 2 GB they go there in any case."""
+    description: dict[str, str] = field(default_factory=dict)
+    """Metadata of the file: labels, preprocessing, provenance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,17 +38,6 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Export:
-    """One network on its way to the target: the deployed file, and what each hand-over changed."""
-
-    artifact: Artifact
-    parity: tuple[Parity, ...]
-    files: tuple[str, ...]
-    """Everything written, relative to the run folder."""
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Quantized:
     """How a network was brought to 8 bits."""
 
@@ -66,6 +55,18 @@ class Quantized:
     """Drop on the validation images against the dense network, in [0, 1]; None without such images."""
     before_fallback: float | None = None
     """The drop with all layers quantized."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """One network on its way to the target: the deployed file, and what each hand-over changed."""
+
+    artifact: Artifact
+    parity: tuple[Parity, ...]
+    files: tuple[str, ...]
+    """Everything written, relative to the run folder."""
+    notes: tuple[str, ...] = ()
+    quantized: Quantized | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,6 +319,8 @@ class Report:
     for two variants and in older reports."""
     quantized: dict[str, Quantized] = field(default_factory=dict)
     """How the int8 variants were made."""
+    forms: dict[str, Artifact] = field(default_factory=dict)
+    """Other forms of the deployed network: `ort`, `optimized` (for this CPU), `frame` (reads frames)."""
     candidates: tuple[Candidate, ...] = ()
     """Networks along the trajectory, the dense one first; empty in older reports."""
     changed: tuple[ChangedImage, ...] = ()

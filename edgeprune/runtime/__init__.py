@@ -44,7 +44,8 @@ def load(path: Path, *, runtime: str, threads: int) -> Predict:
     def predict(images: Floats) -> Floats:
         assert len(images), "without an image the number of outputs is unknown"
         _check_shape(path, opened, images)
-        outputs = [opened.infer(np.ascontiguousarray(image[None], dtype=np.float32)) for image in images]
+        kind = np.uint8 if opened.bytes_in else np.float32
+        outputs = [opened.infer(np.ascontiguousarray(image[None], dtype=kind)) for image in images]
         return np.concatenate(outputs)
 
     return predict

@@ -21,6 +21,8 @@ class Opened:
     """(C, H, W); None where any size will do."""
     infer: Callable[[Floats], Floats]
     """One image (1, C, H, W) to the first output, (1, K)."""
+    bytes_in: bool = False
+    """It reads uint8, frames as a camera gives them."""
 
 
 class Runtime(Protocol):

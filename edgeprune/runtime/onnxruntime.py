@@ -63,7 +63,7 @@ def open_artifact(path: Path, threads: int) -> Opened:
         return np.asarray(results[0], dtype=np.float32)
 
     sizes = tuple(size if isinstance(size, int) else None for size in inputs[0].shape)
-    return Opened(image_shape=sizes[1:], infer=infer)
+    return Opened(image_shape=sizes[1:], infer=infer, bytes_in=inputs[0].type == "tensor(uint8)")
 
 
 def import_onnxruntime() -> ModuleType:

@@ -57,7 +57,8 @@ def open_artifact(path: Path, threads: int) -> Opened:
         return np.asarray(results[0], dtype=np.float32)
 
     sizes = tuple(None if size.is_dynamic else size.get_length() for size in shape)
-    return Opened(image_shape=sizes[1:], infer=infer)
+    bytes_in = model.input(0).element_type.get_type_name() == "u8"
+    return Opened(image_shape=sizes[1:], infer=infer, bytes_in=bytes_in)
 
 
 def _openvino() -> ModuleType:

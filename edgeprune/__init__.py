@@ -13,7 +13,8 @@ The rooms, in the order in which a build passes them (`pipeline` is the only one
     criteria      rival measures of a unit, and the walk's order
     tasks         scores and accuracy
     surgery       module + units -> smaller module
-    export        module -> ONNX -> OpenVINO, and how far they agree
+    export        module -> ONNX -> OpenVINO, other forms, and how far they agree
+    quantize      ONNX -> 8 bits, with the accuracy under control
     runtime       a deployed file -> predictions
     measure       time and memory, in fresh processes
     gate          budgets + figures -> verdict

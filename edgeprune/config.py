@@ -7,9 +7,17 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from edgeprune import budgets
 from edgeprune.errors import ConfigError
@@ -22,6 +30,30 @@ EXAMPLE = "example:digits"
 
 def _whole(value: float | None) -> int | None:
     return None if value is None else round(value)
+
+
+def _shape(text: object) -> object:
+    """`1x3x224x224` -> (1, 3, 224, 224), `?` for a free size."""
+    if not isinstance(text, str):
+        return text
+    sizes = [None if part == "?" else int(part) if part.isdigit() else 0 for part in text.lower().split("x")]
+    free = [size is None for size in sizes]
+    if len(sizes) != 4 or 0 in sizes or sizes[0] not in (1, None) or free[1] or free[2] != free[3]:  # noqa: PLR2004 - N, C, H, W
+        raise ValueError(
+            "write batch x channels x height x width, like 1x3x224x224; the batch is 1 or ?, height and "
+            "width are both numbers or both ?"
+        )
+    return tuple(sizes)
+
+
+def _frame(text: object) -> object:
+    """`480x640` -> (480, 640)."""
+    if isinstance(text, str):
+        parts = text.lower().split("x")
+        if len(parts) != 2 or not all(part.isdigit() and int(part) for part in parts):  # noqa: PLR2004
+            raise ValueError("write height x width in pixels, like 480x640")
+        return tuple(map(int, parts))
+    return text
 
 
 def _listed(value: object) -> object:
@@ -108,6 +140,24 @@ class BuildConfig(BaseModel):
     budgets: dict[str, dict[str, object]] = {}
     """[budgets.default] and [budgets.TARGET]."""
     simplify: bool = True
+    opset: Annotated[int, Field(ge=18, le=25)] = 20
+    input_shape: Annotated[tuple[int | None, ...] | None, BeforeValidator(_shape)] = None
+    """Batch, channels, height, width; None for a free one."""
+    fp16: bool = False
+    """Store the weights of the pruned network in 16 bits."""
+    external_weights: bool = False
+    """Weights of ONNX files in a file beside."""
+    forms: tuple[Literal["ort", "optimized"], ...] = ()
+    """Other forms of the deployed network."""
+    frame: Annotated[tuple[int, int] | None, BeforeValidator(_frame)] = None
+    """Height and width of camera frames: also write a network with the processing of images inside."""
+    frame_output: Literal["scores", "probabilities", "class"] = "probabilities"
+    int8: bool = False
+    """Quantize to 8 bits what is deployed."""
+    int8_tool: Literal["nncf", "onnxruntime"] | None = None
+    """None: NNCF for OpenVINO, ONNX Runtime's own for ONNX Runtime."""
+    int8_images: Annotated[int, Field(ge=1)] = 300
+    """Calibration images that the ranges come from, at most."""
 
     color: Literal["rgb", "bgr", "gray"] | None = None
     resize: Sides = None
@@ -117,6 +167,12 @@ class BuildConfig(BaseModel):
     scale: float | None = None
     mean: Factors = None
     std: Factors = None
+
+    @model_validator(mode="after")
+    def _one_width(self) -> Self:
+        if self.fp16 and self.int8:
+            raise ValueError("--fp16 and --int8 exclude each other: 8 bits are smaller; choose one")
+        return self
 
     @property
     def budget(self) -> Budget:
@@ -173,6 +229,8 @@ def _beside(file: Path, name: str, value: object) -> object:
 
 def _complaint(err: ValidationError, file: Path | None, flags: Mapping[str, object]) -> str:
     first = err.errors()[0]
+    if not first["loc"]:
+        return f"{first['msg'].removeprefix('Value error, ')}."
     name = str(first["loc"][0])
     where = f"--{name.replace('_', '-')}" if name in flags else f"{file}: {name}"
     if first["type"] == "extra_forbidden":

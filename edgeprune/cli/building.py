@@ -179,6 +179,45 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
         str | None,
         typer.Option(help="What noise leaves open: fail [exit code 4], warn, pass.", rich_help_panel=LIMITS),
     ] = None,
+    int8: Annotated[
+        bool | None,
+        typer.Option(
+            "--int8", help="Quantize to 8 bits; --max-accuracy-drop holds for both.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    int8_tool: Annotated[
+        str | None,
+        typer.Option(help="nncf or onnxruntime [by the target's runtime].", rich_help_panel=OUTPUT),
+    ] = None,
+    int8_images: Annotated[
+        int | None,
+        typer.Option(help="Calibration images for the ranges, at most [300].", rich_help_panel=OUTPUT),
+    ] = None,
+    fp16: Annotated[
+        bool | None,
+        typer.Option("--fp16", help="Store weights in 16 bits: half the file.", rich_help_panel=OUTPUT),
+    ] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(help="Like ?x3x224x224; ? leaves a size free [fixed].", rich_help_panel=OUTPUT),
+    ] = None,
+    opset: Annotated[int | None, typer.Option(help="Of the ONNX files [20].", rich_help_panel=OUTPUT)] = None,
+    external_weights: Annotated[
+        bool | None,
+        typer.Option("--external-weights", help="Weights in a file beside.", rich_help_panel=OUTPUT),
+    ] = None,
+    form: Annotated[
+        list[str] | None,
+        typer.Option(help="Also write: ort, optimized (for this CPU).", rich_help_panel=OUTPUT),
+    ] = None,
+    frame: Annotated[
+        str | None,
+        typer.Option(help="Also write a network that reads frames, like 480x640.", rich_help_panel=OUTPUT),
+    ] = None,
+    frame_output: Annotated[
+        str | None,
+        typer.Option(help="What it gives: scores, probabilities, class.", rich_help_panel=OUTPUT),
+    ] = None,
     simplify: Annotated[
         bool | None, typer.Option(help="Simplify the ONNX file [on].", rich_help_panel=OUTPUT)
     ] = None,
@@ -217,6 +256,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     flags: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("config", "json_output")}
     for name, read in {"resize": pixels, "crop": pixels, "mean": numbers, "std": numbers}.items():
         flags[name] = read(flags[name])
+    flags["forms"] = flags.pop("form") or None
     from edgeprune.config import make_config
     from edgeprune.gate import exit_code
 

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import asdict, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from safetensors.torch import load_file, save
-from torch import nn
 
-from edgeprune import calibration, channels, gate, measure, report, runtime, tasks
+from edgeprune import calibration, gate, measure, report, runtime, tasks
 from edgeprune.config import BuildConfig
 from edgeprune.data_files import data_folder
 from edgeprune.errors import JournalError
 from edgeprune.pipeline import sharing, telling
-from edgeprune.pipeline.deploying import deploy
+from edgeprune.pipeline.deploying import make_export, onnx_options
 from edgeprune.pipeline.digests import LIBRARIES, digest, images_digest, network_digest, versions
+from edgeprune.pipeline.forms import with_forms
 from edgeprune.pipeline.inputs import Inputs, data_source
 from edgeprune.pipeline.kept import keep_settings, walk_inputs
 from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions, asked_options
-from edgeprune.pipeline.pruning import Analysed, Found, analyse, find_units, run
+from edgeprune.pipeline.pruning import Analysed, Found, analyse, find_units
+from edgeprune.pipeline.quantizing import changes, quantized, with_room_for_int8
 from edgeprune.pipeline.saving import PrunedModel, make_pruned
 from edgeprune.pipeline.watching import Silence, Watcher
 from edgeprune.records import (
@@ -161,7 +162,7 @@ class Build:
             write_atomically(self.folder.path / WEIGHTS, save(contents))
             return replace(found.pruning, files=(WEIGHTS,))
 
-        return self._stage("walk", Pruning, inputs, make, files=lambda made: made.files)
+        return self.stage("walk", Pruning, inputs, make, files=lambda made: made.files)
 
     def _walk(self, journal: Journal[Step]) -> Found:
         recorded = journal.read()
@@ -187,98 +188,92 @@ class Build:
 
     @cached_property
     def options(self) -> PruneOptions:
-        return asked_options(self.config, align=self.target.align)
+        return with_room_for_int8(self, asked_options(self.config, align=self.target.align))
 
     @cached_property
     def model_digest(self) -> str:
         return network_digest(self.loaded.module, self.loaded.digest)
 
     @cached_property
+    def dense_export(self) -> Export:
+        return self._export("dense", self._export_inputs)
+
+    @cached_property
     def exports(self) -> dict[str, Export]:
-        dense = {
-            "model": self.model_digest,
-            "spec": repr(self.spec),
-            "settings": digest(self.export_settings),
-        }
-        pruned = {**dense, "plan": digest({g: list(u) for g, u in self.pruning.plan.removed.items()})}
-        if self.pruning.files:
-            pruned["weights"] = file_digest(self.folder.path / WEIGHTS)
-        return {"dense": self._export("dense", dense), "pruned": self._export("pruned", pruned)}
+        """Every variant, the dense network first and the deployed one last."""
+        plan = digest({g: list(u) for g, u in self.pruning.plan.removed.items()})
+        inputs = {**self._export_inputs, "plan": plan}
+        for name in self.pruning.files:
+            inputs["weights"] = file_digest(self.folder.path / name)
+        made = {"dense": self.dense_export, "pruned": self._export("pruned", inputs)}
+        if self.config.int8:
+            made |= {"int8": self.dense_int8, "pruned+int8": quantized(self, made["pruned"])}
+        return made
+
+    @cached_property
+    def dense_int8(self) -> Export:
+        return quantized(self, self.dense_export)
+
+    @property
+    def deployed(self) -> str:
+        """The variant that the verdict is about."""
+        return "pruned+int8" if self.config.int8 else "pruned"
+
+    @property
+    def _export_inputs(self) -> dict[str, str]:
+        settings = digest(self.export_settings)
+        return {"model": self.model_digest, "spec": repr(self.spec), "settings": settings}
 
     @property
     def export_settings(self) -> dict[str, object]:
         return {
             "runtime": self.target.runtime,
             "simplify": self.config.simplify,
+            "fp16": self.config.fp16,
+            "onnx": asdict(onnx_options(self)),
             "parity": images_digest(self.data, Split.CALIBRATION),
             "libraries": self.versions,
         }
 
     def _export(self, name: str, inputs: Mapping[str, str]) -> Export:
-        def make() -> Export:
-            module: nn.Module = self.loaded.module if name == "dense" else self.pruned.module
-            notes: tuple[str, ...] = ()
-            saved: tuple[Path, ...] = ()
-            reference = None
-            if name == "pruned":
-                saved = self.pruned.save(self.folder.path / "pruned")
-                reference = self._masked_logits()
-                if not self.pruned.own_class:
-                    notes = (f"deployed from the traced graph: {self.pruned.reason}",)
-            return deploy(
-                name,
-                module,
-                self.spec,
-                root=self.folder.path,
-                runtime_name=self.target.runtime,
-                threads=self.target.threads,
-                simplify=self.config.simplify,
-                images=self.sample.images,
-                masked=reference,
-                saved=saved,
-                notes=notes,
-            )
-
-        return self._stage(f"export-{name}", Export, inputs, make, files=lambda made: made.files)
-
-    def _masked_logits(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        """The dense network with the units masked: what cutting them out must agree with."""
-        masked = channels.masked(self.analysed.coupling, self.pruning.plan.removed, self.found.weights)
-        return run(masked, self.sample.images, batch=self.analysed.traced.batch)
+        make = partial(make_export, self, name)
+        return self.stage(f"export-{name}", Export, inputs, make, files=lambda made: made.files)
 
     @cached_property
     def accuracies(self) -> dict[str, Accuracy]:
         return {name: self._accuracy(name, export) for name, export in self.exports.items()}
 
     def _accuracy(self, name: str, export: Export) -> Accuracy:
-        labels = self.labels(Split.EVALUATION)
-
         def make() -> Accuracy:
             path = self.folder.path / export.artifact.path
-            predict = self.place.predictor(path) or runtime.load(
-                path, runtime=self.target.runtime, threads=self.target.threads
-            )
-            size = DEVICE_IMAGES if self.target.host else PROGRESS_EVERY
-            predictions: list[int] = []
-            for images, _ in calibration.batches(self.data, Split.EVALUATION, size=size):
-                predictions += predict(images).argmax(axis=1).tolist()
-                self.watcher.progress(
-                    f"accuracy {name}", len(predictions), len(labels), "images on the target's runtime"
-                )
-            return tasks.accuracy(np.array(predictions, dtype=np.int64), labels, len(self.data.classes))
+            predictions = self.answers(path, Split.EVALUATION, f"accuracy {name}")
+            return tasks.accuracy(predictions, self.labels(Split.EVALUATION), len(self.data.classes))
 
         inputs = {
             "artifact": export.artifact.digest,
             "data": images_digest(self.data, Split.EVALUATION),
-            "runtime": self._runtime_digest,
+            "runtime": self.runtime_digest,
         }
-        return self._stage(f"accuracy-{name}", Accuracy, inputs, make)
+        return self.stage(f"accuracy-{name}", Accuracy, inputs, make)
+
+    def answers(self, path: Path, split: Split, what: str) -> Ints:
+        """The classes that a file gives for the images of a split, on the target's runtime."""
+        predict = self.place.predictor(path) or runtime.load(
+            path, runtime=self.target.runtime, threads=self.target.threads
+        )
+        size = DEVICE_IMAGES if self.target.host else PROGRESS_EVERY
+        found: list[int] = []
+        for images, _ in calibration.batches(self.data, split, size=size):
+            found += predict(images).argmax(axis=1).tolist()
+            total = len(self.data.samples[split])
+            self.watcher.progress(what, len(found), total, "images on the target's runtime")
+        return np.array(found, dtype=np.int64)
 
     @cached_property
     def measurement(self) -> Measurement:
         artifacts = {name: self.folder.path / export.artifact.path for name, export in self.exports.items()}
         inputs = {name: export.artifact.digest for name, export in self.exports.items()}
-        inputs |= {"machine": self._machine_digest, "runtime": self._runtime_digest}
+        inputs |= {"machine": self.machine_digest, "runtime": self.runtime_digest}
         inputs |= {"settings": digest({"processes": self.config.processes, "operators": True})}
 
         def make() -> Measurement:
@@ -296,20 +291,20 @@ class Build:
             )
             return self.place.noted(found)
 
-        return self._stage("measure", Measurement, inputs, make)
+        return self.stage("measure", Measurement, inputs, make)
 
     @cached_property
     def versions(self) -> dict[str, str]:
         return {**versions(LIBRARIES), **runtime.versions(self.target.runtime)}
 
     @cached_property
-    def _runtime_digest(self) -> str:
+    def runtime_digest(self) -> str:
         versions = runtime.versions(self.target.runtime)
         target = {"threads": self.target.threads, "runtime": self.target.runtime, "host": self.target.host}
         return digest({**target, **versions})
 
     @property
-    def _machine_digest(self) -> str:
+    def machine_digest(self) -> str:
         """A device is known by its name: a build that needs nothing from it does not connect."""
         return digest({"host": self.target.host} if self.target.host else measure.describe_machine())
 
@@ -324,10 +319,8 @@ class Build:
     def report(self) -> Report:
         """Run all stages and write the report."""
         artifacts = {name: export.artifact for name, export in self.exports.items()}
-        before, after = (
-            np.array(self.accuracies[n].predictions, dtype=np.int64) for n in ("dense", "pruned")
-        )
-        change = tasks.accuracy_change(before, after, self.labels(Split.EVALUATION))
+        changed = changes(self.accuracies, self.labels(Split.EVALUATION))
+        change = changed[self.deployed]["dense"]
         verdict = gate.judge(
             self.budget,
             artifacts=artifacts,
@@ -337,6 +330,7 @@ class Build:
             classes=self.data.classes,
             layouts=self.layouts,
             data_digest=self.data.digest,
+            deployed=self.deployed,
         )
         result = Report(
             schema_version=report.SCHEMA_VERSION,
@@ -358,12 +352,15 @@ class Build:
             notes=telling.notes(self),
             provenance=telling.provenance(self),
             layouts=self.layouts,
+            deployed=self.deployed,
+            accuracy_changes=changed if len(changed) > 1 else {},
+            quantized={n: export.quantized for n, export in self.exports.items() if export.quantized},
         )
-        result = telling.with_course(self, result)
+        result = with_forms(self, telling.with_course(self, result))
         report.write(result, self.folder.path)
         return result
 
-    def _stage(
+    def stage(
         self,
         name: str,
         record_type: type[Record],

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from edgeprune import export, runtime
-from edgeprune.pipeline.pruning import run
-from edgeprune.records import Export, Floats, InputSpec, Parity
+from edgeprune import channels, export, runtime
+from edgeprune.errors import ConfigError
+from edgeprune.pipeline.pruning import Analysed, Found, run
+from edgeprune.records import Export, Floats, InputSpec, OnnxOptions, Parity
+from edgeprune.runfolder import our_version
+
+if TYPE_CHECKING:
+    from edgeprune.pipeline.building import Build  # which hands itself over
 
 MASKED_LIMIT = 1e-4
+EXACT_LIMIT = 1e-3
+FP16_LIMIT = 1e-2
+"""Weights of 11 bits: their errors of 5e-4 mostly cancel out."""
 FOLDER = "models"
 
 
@@ -23,6 +32,8 @@ def deploy(  # noqa: PLR0913  # one argument for each thing that only the build 
     runtime_name: str,
     threads: int,
     simplify: bool,
+    options: OnnxOptions,
+    fp16: bool,
     images: Floats,
     masked: Floats | None,
     saved: tuple[Path, ...],
@@ -33,6 +44,8 @@ def deploy(  # noqa: PLR0913  # one argument for each thing that only the build 
     Args:
         name: `dense` or `pruned`.
         root: The run folder; files go to its `models/`.
+        options: How the ONNX file is written.
+        fp16: Store weights in 16 bits.
         images: Real images, shape (n, C, H, W).
         masked: Outputs of the dense network with the units masked: the cut one must agree. None for dense.
         saved: Files already written that belong to the record.
@@ -46,7 +59,7 @@ def deploy(  # noqa: PLR0913  # one argument for each thing that only the build 
     parity: list[Parity] = []
     if masked is not None:
         parity.append(export.parity(f"{name}: masked -> cut out", masked, expected, limit=MASKED_LIMIT))
-    found = [*notes, *export.to_onnx(module, spec, onnx_path)]
+    found = [*notes, *export.to_onnx(module, spec, onnx_path, options)]
     parity.append(
         export.parity(f"{name}: torch -> ONNX", expected, outputs(onnx_path, "onnxruntime", threads, images))
     )
@@ -54,14 +67,19 @@ def deploy(  # noqa: PLR0913  # one argument for each thing that only the build 
         found += export.simplify(onnx_path)
         simple = outputs(onnx_path, "onnxruntime", threads, images)
         parity.append(export.parity(f"{name}: torch -> simplified ONNX", expected, simple))
-    deployed, files = onnx_path, [onnx_path, *saved]
+    params, macs = export.params_and_macs(onnx_path, spec)
+    if fp16:
+        found += export.to_fp16(onnx_path)
+        narrow = outputs(onnx_path, "onnxruntime", threads, images)
+        parity.append(export.parity(f"{name}: torch -> 16-bit weights", expected, narrow, limit=FP16_LIMIT))
+    deployed, files = onnx_path, [*export.parts(onnx_path), *saved]
     if runtime_name == "openvino":
         deployed = onnx_path.with_suffix(".xml")
-        export.to_openvino(onnx_path, deployed)
+        export.to_openvino(onnx_path, deployed, fp16=fp16)
         files += [deployed, deployed.with_suffix(".bin")]
         final = outputs(deployed, runtime_name, threads, images)
-        parity.append(export.parity(f"{name}: torch -> OpenVINO", expected, final))
-    params, macs = export.params_and_macs(onnx_path)
+        limit = FP16_LIMIT if fp16 else EXACT_LIMIT
+        parity.append(export.parity(f"{name}: torch -> OpenVINO", expected, final, limit=limit))
     artifact = export.artifact(
         deployed, root=root, runtime=runtime_name, onnx_path=onnx_path, params=params, macs=macs, notes=found
     )
@@ -72,3 +90,67 @@ def deploy(  # noqa: PLR0913  # one argument for each thing that only the build 
 def outputs(path: Path, runtime_name: str, threads: int, images: Floats) -> Floats:
     """What a file gives for images on a runtime, shape (n, K)."""
     return runtime.load(path, runtime=runtime_name, threads=threads)(images)
+
+
+def masked_logits(analysed: Analysed, found: Found, images: Floats) -> Floats:
+    """The dense network with the units masked: what cutting them out must agree with."""
+    masked = channels.masked(analysed.coupling, found.pruning.plan.removed, found.weights)
+    return run(masked, images, batch=analysed.traced.batch)
+
+
+def make_export(build: Build, name: str) -> Export:
+    """Deploy the dense or the pruned network of a build."""
+    module: nn.Module = build.loaded.module if name == "dense" else build.pruned.module
+    notes: tuple[str, ...] = ()
+    saved: tuple[Path, ...] = ()
+    reference = None
+    if name == "pruned":
+        saved = build.pruned.save(build.folder.path / "pruned")
+        reference = masked_logits(build.analysed, build.found, build.sample.images)
+        if not build.pruned.own_class:
+            notes = (f"deployed from the traced graph: {build.pruned.reason}",)
+    return deploy(
+        name,
+        module,
+        build.spec,
+        root=build.folder.path,
+        runtime_name=build.target.runtime,
+        threads=build.target.threads,
+        simplify=build.config.simplify,
+        options=onnx_options(build),
+        fp16=build.config.fp16 and name != "dense",
+        images=build.sample.images,
+        masked=reference,
+        saved=saved,
+        notes=notes,
+    )
+
+
+def onnx_options(build: Build) -> OnnxOptions:
+    """How the ONNX files of a build are written, as the settings say; they say themselves what they are.
+
+    Raises:
+        ConfigError: --input-shape is not what the data give.
+    """
+    asked, shape = build.config.input_shape, build.spec.shape
+    batch, *rest = asked or (1, *shape)
+    free_size = rest[1:] == [None, None]
+    if rest != [shape[0], None, None] and tuple(rest) != shape:
+        given = "x".join("?" if size is None else str(size) for size in (batch, *rest))
+        raise ConfigError(
+            f"--input-shape {given}: the images are {'x'.join(map(str, shape))} (channels, height, width); "
+            "change resize or crop, or free both sizes with ?."
+        )
+    provenance = {
+        "edgeprune": our_version(),
+        "model": build.model_digest,
+        "data": build.data.digest,
+        "target": build.target.name,
+    }
+    return OnnxOptions(
+        opset=build.config.opset,
+        batch=batch,
+        free_size=free_size,
+        external=build.config.external_weights,
+        description=export.describe(build.data.classes, build.data.preprocess, provenance),
+    )

@@ -160,9 +160,8 @@ def page(content: dict[str, Any]) -> str:  # Any: JSON
     rows = []
     for name, figure in content["figures"].items():
         limit = f"{figure['limit']:g}" if "limit" in figure else ""
-        rows.append(
-            f"| {name} | {figure['value']:.4f} | {limit} | {'yes' if figure.get('holds', True) else '**no**'} |"
-        )
+        holds = {True: "yes", False: "**no**", None: ""}[figure.get("holds")]
+        rows.append(f"| {name} | {figure['value']:.4f} | {limit} | {holds} |")
     trials, options, machine = content["trials"], content["options"], content["machine"]
     hogged = sum(trial["hogs"] for trial in trials)
     lines = [

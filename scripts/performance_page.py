@@ -20,6 +20,13 @@ TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
 MOST_ROWS = 14
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Called by mkdocs first: the benches' own pages come last in the navigation."""
+    pages = [{title(page): page.name} for page, _ in results(Path(config.docs_dir))]
+    config.nav = [*(config.nav or []), {"Measurements": pages}]
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Called by mkdocs once it knows the files of the site."""
     from mkdocs.structure.files import File
@@ -39,19 +46,27 @@ def assemble(docs: Path) -> str:
     if found := CURVES.search((docs / "method.md").read_text(encoding="utf-8")):
         curves = re.sub(r"^#+ ", "### ", found[1].strip(), flags=re.MULTILINE)
         parts += ["## Accuracy over parameters removed", curves, "[How to read these](method.md#curves)"]
-    for result in sorted(docs.glob("*.json")):
-        page = result.with_suffix(".md")
-        if page.is_file() and page.name != "method.md":
-            parts += section(page, result)
+    for page, result in results(docs):
+        parts += section(page, result)
     return "\n\n".join(parts) + "\n"
+
+
+def results(docs: Path) -> list[tuple[Path, Path]]:
+    """Return what the benches wrote: pages with their figures."""
+    found = [(path.with_suffix(".md"), path) for path in sorted(docs.glob("*.json"))]
+    return [(page, path) for page, path in found if page.is_file() and page.name != "method.md"]
+
+
+def title(page: Path) -> str:
+    found = re.search(r"^# (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else page.stem
 
 
 def section(page: Path, result: Path) -> list[str]:
     """The title and first table of one result, and where the rest is."""
     text = page.read_text(encoding="utf-8")
-    title = re.search(r"^# (.*)$", text, re.MULTILINE)
     tables = TABLE.findall(text)
     lines = tables[0].splitlines() if tables else []
     shown = "\n".join(lines[: MOST_ROWS + 2])
     more = f"All of it: [{page.name}]({page.name}), [{result.name}]({result.name})."
-    return [f"## {title[1] if title else page.stem}", *([shown] if shown else []), more]
+    return [f"## {title(page)}", *([shown] if shown else []), more]

@@ -21,6 +21,7 @@ EXACT_LIMIT = 1e-3
 FP16_LIMIT = 1e-2
 """Weights of 11 bits: their errors of 5e-4 mostly cancel out."""
 FOLDER = "models"
+FIXED = OnnxOptions()
 
 
 def deploy(  # noqa: PLR0913  # one argument for each thing that only the build knows
@@ -32,8 +33,8 @@ def deploy(  # noqa: PLR0913  # one argument for each thing that only the build 
     runtime_name: str,
     threads: int,
     simplify: bool,
-    options: OnnxOptions,
-    fp16: bool,
+    options: OnnxOptions = FIXED,
+    fp16: bool = False,
     images: Floats,
     masked: Floats | None,
     saved: tuple[Path, ...],

@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     ValidationError,
     model_validator,
 )
@@ -122,6 +123,18 @@ class BuildConfig(BaseModel):
     """None: the target's own step."""
     seed: int = 0
 
+    head_width: bool = False
+    """Attention heads are cut in width instead of whole."""
+    rules: str | None = None
+    """file.py with RULES, or python:module:NAME: coupling rules of the user's own; runs that code."""
+    coupling_time: Annotated[Milliseconds, PlainSerializer(lambda ms: None if ms is None else f"{ms}ms")] = (
+        None
+    )
+    coupling_memory: Annotated[Bytes, PlainSerializer(lambda size: None if size is None else f"{size}B")] = (
+        None
+    )
+    """None: 600 s, 800 MB. What lies beyond stays as it is, and the report says so."""
+
     max_param_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
     max_accuracy_drop: Annotated[float, Field(ge=0, le=100)] | None = None
     """Points of accuracy."""
@@ -218,12 +231,12 @@ def _read(file: Path) -> dict[str, object]:
 
 def _beside(file: Path, name: str, value: object) -> object:
     """Paths in the file are relative to it; names (imagenet, DEFAULT, openvino) stay names."""
-    if not isinstance(value, str) or name not in ("model", "weights", "data", "target", "out"):
+    if not isinstance(value, str) or name not in ("model", "weights", "data", "target", "out", "rules"):
         return value
-    if name == "model" and (found := re.fullmatch(r"(python:)(.+\.py)(:.+)", value)):
+    if name in ("model", "rules") and (found := re.fullmatch(r"(python:)(.+\.py)(:.+)", value)):
         return f"{found[1]}{file.parent / found[2]}{found[3]}"
     place = file.parent / value
-    is_path = place.is_file() if name in ("model", "target") else place.exists()
+    is_path = place.is_file() if name in ("model", "target", "rules") else place.exists()
     return str(place) if name == "out" or is_path else value
 
 

@@ -99,7 +99,7 @@ def examine(name: str) -> Row:
     clock.append(time.perf_counter())
     errors = [masked_against_cut(coupling, random_units(coupling, r, seed=i)) for i, r in enumerate(RATIOS)]
     clock.append(time.perf_counter())
-    removed = random_units(coupling, RATIOS[0])
+    removed, free_batch = random_units(coupling, RATIOS[0]), traced.batch is None
     graph, kept = cut(coupling, removed), kept_indices(coupling, removed)
     operated = surgery.operate(network, kept, graph, spec, batch=traced.batch)
     clock.append(time.perf_counter())
@@ -109,8 +109,9 @@ def examine(name: str) -> Row:
         "own_class": operated.own_class,
         "why_graph": operated.reason,
     }
+    del network, traced, coupling, graph, kept  # the largest need the room
     with tempfile.TemporaryDirectory() as folder:
-        row |= deploy(operated.module, spec, Path(folder), free_batch=traced.batch is None)
+        row |= deploy(operated.module, spec, Path(folder), free_batch=free_batch)
     clock.append(time.perf_counter())
     row["seconds"] = {s: b - a for s, a, b in zip(STEPS, clock, clock[1:], strict=False)}
     return row
@@ -369,6 +370,7 @@ def main() -> None:
         names = [name for name in names if any(fnmatch(name, only) for only in arguments.only)]
     else:
         names = [name for name in names if is_open(rows.get(name))]
+    names.sort(key=rows.__contains__)  # those without a row first
     if not arguments.write:
         run(names, rows, arguments)
     write(rows)

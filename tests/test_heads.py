@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+
 import pytest
 import torch
 from nets import cifar_vit
@@ -14,10 +17,15 @@ from oracle import (
     relative_error,
     tiny,
 )
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
+import edgeprune
 from edgeprune import surgery
-from edgeprune.channels import Coupling, couple, cut, kept_indices, trace
+from edgeprune.causal import Program, Replay
+from edgeprune.channels import Coupling, couple, cut, kept_indices, masked, trace
+from edgeprune.errors import ModelError
+from edgeprune.pipeline import PruneOptions
 from edgeprune.records import InputSpec
 
 NARROWER = {
@@ -75,3 +83,104 @@ def test_a_transformer_gives_its_graph() -> None:
     x = random_images(coupling)
     with torch.no_grad():
         assert relative_error(graph(x), operated.module(x)) < TOLERANCE
+
+
+# --- through the analysis -----------------------------------------------------------------------------
+
+TOKENS = InputSpec(shape=(3, 16, 16))
+LABELS = torch.arange(3).repeat_interleave(40)
+
+
+class Classifier(nn.Module):
+    """A transformer of one layer: 16 patches, 2 heads of width 8."""
+
+    def __init__(self, *, fused: bool) -> None:
+        super().__init__()
+        self.fused = fused
+        self.stem = nn.Conv2d(3, 16, 4, 4)
+        self.made = nn.ModuleList([nn.Linear(16, 48)] if fused else [nn.Linear(16, 16) for _ in range(3)])
+        self.proj, self.up, self.down = nn.Linear(16, 16), nn.Linear(16, 24), nn.Linear(24, 16)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        if self.fused:
+            q, k, v = self.made[0](x).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4)
+        else:
+            q, k, v = (layer(x).unflatten(-1, (2, 8)).transpose(1, 2) for layer in self.made)
+        mixed = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
+        x = x + self.proj(mixed)
+        x = x + self.down(functional.gelu(self.up(x)))
+        scores: Tensor = self.head(x.mean(1))
+        return scores
+
+
+@cache
+def classifier(*, fused: bool) -> tuple[nn.Module, Tensor]:
+    """Trained for a few steps, and its images."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Classifier(fused=fused)
+        images = torch.randn(3, *TOKENS.shape)[LABELS] + torch.randn(len(LABELS), *TOKENS.shape)
+    optimizer = torch.optim.Adam(network.parameters(), 0.01)
+    for _ in range(30):
+        optimizer.zero_grad()
+        functional.cross_entropy(network(images), LABELS).backward()
+        optimizer.step()
+    return network.eval(), images
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fused", [True, False])
+def test_replay_of_a_narrower_head_is_the_masked_network(fused: bool) -> None:
+    network, images = classifier(fused=fused)
+    traced = trace(network, TOKENS)
+    traced.graph_module.double()
+    coupling, images = couple(traced, head_width=True), images.double()
+    replay = Replay(Program(traced.graph_module), coupling.groups, images, [slice(0, 50), slice(50, 120)])
+    removed: dict[str, tuple[int, ...]] = {}
+    narrowed = 0
+    for group in sorted(coupling.groups, key=replay.position):
+        replay.enter(group)
+        narrowed += any(slot.consumer and slot.axis == 0 for slot in group.slots)
+        found = torch.cat([replay.outputs(shard, group, (0, 2)) for shard in (0, 1)])
+        with torch.no_grad():
+            expected = masked(coupling, {**removed, group.name: (0, 2)})(images)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        replay.remove_(group, (1, 3))
+        replay.restore_(group, (3,))
+        removed[group.name] = (1,)
+    assert narrowed == 1
+    with torch.no_grad():
+        torch.testing.assert_close(
+            replay.full(images), masked(coupling, removed)(images), rtol=1e-9, atol=1e-9
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("method", ["c-swap-c", "c-swap", "magnitude-l2"])
+def test_heads_lose_width_in_every_method(method: str, fused: bool, tmp_path: Path) -> None:
+    """The scores that the method saw, on masks and refitted layers, are those of the network that is cut."""
+    network, images = classifier(fused=fused)
+    options = PruneOptions(method=method, head_width=True, align=1, max_param_ratio=0.5)
+    found = edgeprune.prune(network, (images, LABELS), options=options)
+    assert 0.3 < found.pruning.plan.param_ratio <= 0.5
+    narrow = {w.group: w.after for w in found.pruning.widths if w.before == 8}
+    assert min(narrow.values()) < 8
+    with torch.no_grad():
+        scores = found.module(images).softmax(1)[torch.arange(len(LABELS)), LABELS]
+    for k, said in enumerate(found.pruning.trajectory.final_scores[:3]):
+        assert float(scores[k == LABELS].mean()) == pytest.approx(said, abs=1e-4)
+    found.save(tmp_path)
+    fresh = Classifier(fused=fused)
+    torch.testing.assert_close(edgeprune.load(tmp_path, fresh)(images), found.module(images))
+
+
+def test_a_criterion_that_cannot_look_into_heads_says_so() -> None:
+    network, images = classifier(fused=False)
+    options = PruneOptions(method="taylor", head_width=True, max_param_ratio=0.3)
+    with pytest.raises(
+        ModelError, match=r"made.0.weight: this criterion cannot look into what reads it: aten.lin"
+    ):
+        edgeprune.prune(network, (images, LABELS), options=options)

@@ -3,6 +3,7 @@
 trace.py    module -> traced graph of ATen ops
 ties.py     identities of channels, and what is tied to what
 rules.py    the table: op -> rule; rules live in layers.py, products.py, shapes.py (reading.py helps them)
+own.py      rules of the user's own
 heads.py    attention heads cut in width instead of whole
 groups.py   ties -> channel groups, frozen axes with reasons
 cut.py      groups + units -> the graph masked or cut (repairs.py corrects its shape constants)
@@ -10,20 +11,27 @@ costs.py    groups + units -> parameters and multiply-adds
 """
 
 from edgeprune.channels.costs import Costs
-from edgeprune.channels.cut import cut, kept_indices, masked, sliced
-from edgeprune.channels.groups import Bound, Coupling, couple, why_nothing
+from edgeprune.channels.cut import cut, kept_indices, masked, removed_by
+from edgeprune.channels.groups import TIE_BYTES, Bound, Coupling, couple, why_nothing
+from edgeprune.channels.own import user_rules
+from edgeprune.channels.reading import Rule
+from edgeprune.channels.rules import Rules
 from edgeprune.channels.trace import Traced, trace
 
 __all__ = [
+    "TIE_BYTES",
     "Bound",
     "Costs",
     "Coupling",
+    "Rule",
+    "Rules",
     "Traced",
     "couple",
     "cut",
     "kept_indices",
     "masked",
-    "sliced",
+    "removed_by",
     "trace",
+    "user_rules",
     "why_nothing",
 ]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,8 @@ def masked(coupling: Coupling, removed: Removed, weights: Mapping[str, Tensor] =
         removed: Units that go.
         weights: New values of parameters and buffers, at full size (compensation).
     """
-    result = _with_weights(coupling, weights)
+    result = copy.deepcopy(coupling.ties.traced.graph_module)
+    _give_(result, weights)
     for group in coupling.groups:
         units = list(removed.get(group.name, ()))
         for slot in group.slots if units else ():
@@ -39,24 +39,25 @@ def masked(coupling: Coupling, removed: Removed, weights: Mapping[str, Tensor] =
 
 def cut(coupling: Coupling, removed: Removed, weights: Mapping[str, Tensor] = NOTHING) -> fx.GraphModule:
     """The traced graph without the units: parameters sliced, shape constants corrected; see `masked`."""
-    result = _with_weights(coupling, weights)
-    changed: dict[int, Tensor] = {}
-    for name, axes in kept_indices(coupling, removed).items():
-        tensor = attribute(result, name)
+    graph_module = coupling.ties.traced.graph_module
+    smaller: dict[int, object] = {}
+    kept = kept_indices(coupling, removed)
+    for name, axes in kept.items():
+        tensor = attribute(graph_module, name)
         assert isinstance(tensor, Tensor)
-        changed[id(tensor)] = sliced(tensor, axes)
-    _replace_(result, changed)
+        smaller[id(tensor)] = sliced(tensor, axes, weights.get(name))
+    # A copy that holds the smaller tensors from the start: the large ones are never in memory twice.
+    result = copy.deepcopy(graph_module, smaller)
+    _give_(result, {name: value for name, value in weights.items() if name not in kept})
     repair_(result, coupling, coupling.kept(removed))
     return result
 
 
-def _with_weights(coupling: Coupling, weights: Mapping[str, Tensor]) -> fx.GraphModule:
-    result = copy.deepcopy(coupling.ties.traced.graph_module)
+def _give_(graph_module: fx.GraphModule, weights: Mapping[str, Tensor]) -> None:
     for name, value in weights.items():
-        tensor = attribute(result, name)
+        tensor = attribute(graph_module, name)
         assert isinstance(tensor, Tensor)
         tensor.data.copy_(value)
-    return result
 
 
 def kept_indices(coupling: Coupling, removed: Removed) -> dict[str, dict[int, Tensor]]:
@@ -69,23 +70,28 @@ def kept_indices(coupling: Coupling, removed: Removed) -> dict[str, dict[int, Te
     return result
 
 
-def sliced(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
-    """A tensor with only these indices along these axes; parameters stay parameters."""
-    value = tensor.detach()
+def removed_by(
+    kept: Mapping[str, Mapping[int, Sequence[int]]], coupling: Coupling
+) -> dict[str, tuple[int, ...]]:
+    """The units of which an index does not stay; the inverse of `kept_indices`."""
+    removed: dict[str, tuple[int, ...]] = {}
+    for group in coupling.groups:
+        gone = np.zeros(group.units, dtype=bool)
+        for slot in group.slots:
+            left = kept.get(slot.parameter, {}).get(slot.axis)
+            if left is not None:
+                gone |= ~np.isin(slot.indices, np.asarray(left)).all(axis=1)
+        if gone.any():
+            removed[group.name] = tuple(np.flatnonzero(gone).tolist())
+    return removed
+
+
+def sliced(tensor: Tensor, axes: Mapping[int, Tensor], other: Tensor | None = None) -> Tensor:
+    """A tensor (or other values for it) with only these indices along these axes; parameters stay such."""
+    value = (tensor if other is None else other).detach()
     for axis, indices in axes.items():
         value = value.index_select(axis, indices.to(value.device))
+    value = value.to(tensor.dtype)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(value.clone(), requires_grad=tensor.requires_grad)
     return value.clone()
-
-
-def _replace_(module: nn.Module, changed: Mapping[int, Tensor]) -> None:
-    """Put new tensors wherever the old ones (given by their id) are held: a shared one has several names."""
-    for child in module.modules():
-        stores: list[dict[str, Any]] = [
-            child._parameters,
-            child._buffers,
-            child.__dict__,
-        ]  # Any: as torch types them
-        for store in stores:
-            store.update({key: changed[id(value)] for key, value in store.items() if id(value) in changed})

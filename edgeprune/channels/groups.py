@@ -10,14 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from torch import fx
 
-from edgeprune.channels.reading import Op, Rule
-from edgeprune.channels.rules import couple_node
+from edgeprune.channels.rules import Rules, couple_node
 from edgeprune.channels.ties import Ties
 from edgeprune.channels.trace import Traced
 from edgeprune.records import ChannelGroup, FrozenAxis, Ints, Slot
 
 LAST_UNIT = "the only unit of its kind"
+TIE_BYTES = 16
 
 Removed = Mapping[str, tuple[int, ...]]
 """Group name -> the units that go."""
@@ -54,7 +55,7 @@ class Bound:
 
     seconds: float = 600.0
     pairs: int = 50_000_000
-    """Ties between two identities, of 16 bytes each."""
+    """Ties between two identities, of `TIE_BYTES` each."""
 
     def passed(self, ties: Ties, start: float) -> str:
         """Why coupling has to stop here; empty while it may go on."""
@@ -69,7 +70,7 @@ NO_MORE_THAN = Bound()
 def couple(
     traced: Traced,
     *,
-    rules: Mapping[Op, Rule] | None = None,
+    rules: Rules | None = None,
     bound: Bound = NO_MORE_THAN,
     head_width: bool = False,
 ) -> Coupling:
@@ -87,6 +88,7 @@ def couple(
         stopped = stopped or bound.passed(ties, start)
         if stopped:
             ties.freeze_all(node, stopped)
+            _count_multiplications(node, ties, rules or {})
         elif node.op == "call_function":
             couple_node(node, ties, rules or {})
         elif node.op == "output":
@@ -104,6 +106,15 @@ def couple(
     reasons.update(dict.fromkeys(alone, (LAST_UNIT, "")))
     frozen = _frozen_axes(ties, component, reasons)
     return Coupling(ties, component, groups, members, frozen, ties.unknown, stopped)
+
+
+def _count_multiplications(node: fx.Node, ties: Ties, rules: Rules) -> None:
+    """Of a layer that coupling did not come to: costs and the list of frozen axes name it all the same."""
+    if node.op == "call_function" and any(read.op == "get_attr" for read in node.all_input_nodes):
+        alone = Ties(ties.traced)
+        couple_node(node, alone, rules)
+        for name, positions in alone.positions.items():
+            ties.positions[name] = ties.positions.get(name, 0.0) + positions
 
 
 def why_nothing(coupling: Coupling) -> str:
@@ -182,7 +193,7 @@ def _groups(
 ) -> tuple[tuple[ChannelGroup, ...], dict[str, Ints], list[int]]:
     """Units with entries in the same axes form a group; one that is alone in its kind has to stay."""
     units = _free_units(ties, component, reasons)
-    pieces = _pieces(ties, component)
+    pieces, widths = _pieces(ties, component), _widths(ties, component)
     kinds: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for unit, root in enumerate(units.roots.tolist()):
         entries = units.axes[units.starts[unit] : units.starts[unit + 1]]
@@ -190,7 +201,8 @@ def _groups(
     groups: dict[str, ChannelGroup] = {}
     members, alone = {}, []
     for kind in kinds.values():
-        slots = _slots(ties, units, np.array(kind))
+        narrows = int(units.roots[kind[0]]) in widths
+        slots = _slots(ties, units, np.array(kind), narrows=narrows)
         if len(kind) == 1:
             alone.append(int(units.roots[kind[0]]))
         elif any(slot.consumer for slot in slots):  # else nothing sums over it (an index table): no channels
@@ -209,7 +221,13 @@ def _pieces(ties: Ties, component: Ints) -> dict[int, tuple[int, ...]]:
     return pieces
 
 
-def _slots(ties: Ties, units: _Units, kind: Ints) -> tuple[Slot, ...]:
+def _widths(ties: Ties, component: Ints) -> frozenset[int]:
+    """Components that are indices of the width of attention heads."""
+    return frozenset(root for ids in ties.widths for root in np.unique(component[ids]).tolist())
+
+
+def _slots(ties: Ties, units: _Units, kind: Ints, *, narrows: bool) -> tuple[Slot, ...]:
+    """Where units lie; those that narrow heads are masked where queries and keys are made."""
     first, stop = units.starts[kind[0]], units.starts[kind[0] + 1]
     axes = units.axes[first:stop]
     indices = units.indices[units.starts[kind][:, None] + np.arange(stop - first)]
@@ -219,7 +237,7 @@ def _slots(ties: Ties, units: _Units, kind: Ints) -> tuple[Slot, ...]:
             parameter=names[axis][0],
             axis=names[axis][1],
             indices=indices[:, axes == axis],
-            consumer=names[axis] in ties.consumers,
+            consumer=names[axis] in ties.consumers or (narrows and names[axis] in ties.made),
         )
         for axis in np.unique(axes).tolist()
     )

@@ -55,7 +55,8 @@ def cut_widths(
     for factor, heads in widths:
         ties.tie_along(factor.ids, heads)
         ties.tie(_first(factor, heads), _first(*widths[0]))
-    ties.consumers.update((str(parameter.target), 0) for parameter in made)
+        ties.widths.append(_first(factor, heads))
+    ties.made.update((str(parameter.target), 0) for parameter in made)
     return True
 
 

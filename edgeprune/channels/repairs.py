@@ -28,6 +28,8 @@ def repair_(graph_module: fx.GraphModule, coupling: Coupling, kept: Kept) -> Non
         repair = REPAIRS.get(node.target)
         if repair is not None and smaller & {node.name, *(n.name for n in node.all_input_nodes)}:
             repair(node, sizes)
+    for node in graph_module.graph.find_nodes(op="call_function", target=aten.view.default):
+        node.target = aten.reshape.default  # a smaller size may choose a kernel whose strides no view suits
     graph_module.recompile()
 
 

@@ -14,15 +14,31 @@ import torch
 from torch import fx
 
 from edgeprune.channels import layers, products, shapes
+from edgeprune.channels.own import apply_own
 from edgeprune.channels.reading import Op, Rule
 from edgeprune.channels.ties import Ties
 
 aten = torch.ops.aten
 
 
-def couple_node(node: fx.Node, ties: Ties, extra: Mapping[Op, Rule]) -> None:
-    """Apply the rule of one node; an op without one freezes what it reads."""
-    rule = extra.get(node.target) or RULES.get(node.target)
+Rules = Mapping[Op, Rule]
+
+
+def couple_node(node: fx.Node, ties: Ties, extra: Rules) -> None:
+    """Apply the rule of one node; an op without one freezes what it reads.
+
+    Args:
+        node: A call of an op.
+        ties: What is said so far.
+        extra: Rules of the user's own; they win.
+
+    Raises:
+        ModelError: a rule of the user's own failed.
+    """
+    if own := extra.get(node.target):
+        apply_own(own, node, ties)
+        return
+    rule = RULES.get(node.target)
     if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
         rule = products.pointwise
     if rule is not None:

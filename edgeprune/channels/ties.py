@@ -61,6 +61,9 @@ class Ties:
     """Identities of parameter axes: (parameter, axis) -> one per index."""
     consumers: set[tuple[str, int]] = field(default_factory=set)
     """Parameter axes that their layer sums over."""
+    made: set[tuple[str, int]] = field(default_factory=set)
+    """Parameter axes that make queries and keys; `widths`: identities of the width of their heads."""
+    widths: list[Ints] = field(default_factory=list)
     positions: dict[str, float] = field(default_factory=dict)
     """Multiply-adds per weight entry and image, for the parameters that layers multiply with."""
     edges: list[tuple[Ints, Ints]] = field(default_factory=list)

@@ -21,11 +21,13 @@ from edgeprune.cli.flags import (
     Allocation,
     Alpha,
     ConfigFile,
+    HeadWidth,
     MaxAccuracyDrop,
     MaxLatency,
     MaxMemory,
     MaxSize,
     MemoryLimit,
+    Rules,
     SamplesPerClass,
     Seed,
     known_methods,
@@ -153,6 +155,17 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     align: Align = None,
     memory_limit: MemoryLimit = None,
     seed: Seed = None,
+    head_width: HeadWidth = None,
+    rules: Rules = None,
+    coupling_time: Annotated[
+        str | None,
+        typer.Option(
+            help="What is not coupled by then stays whole, like 60s [600s].", rich_help_panel=SEARCH
+        ),
+    ] = None,
+    coupling_memory: Annotated[
+        str | None, typer.Option(help="The same for its memory, like 500MB [800MB].", rich_help_panel=SEARCH)
+    ] = None,
     max_param_ratio: Annotated[
         float | None,
         typer.Option(help="Remove at most this share of parameters, 0 to 1.", rich_help_panel=LIMITS),
@@ -253,14 +266,14 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
 
     [dim]edgeprune build --model torchvision:resnet18 --weights w.pth --data photos --max-latency 9ms[/dim]
     """
-    flags: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("config", "json_output")}
+    given: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("config", "json_output")}
     for name, read in {"resize": pixels, "crop": pixels, "mean": numbers, "std": numbers}.items():
-        flags[name] = read(flags[name])
-    flags["forms"] = flags.pop("form") or None
+        given[name] = read(given[name])
+    given["forms"] = given.pop("form") or None
     from edgeprune.config import make_config
     from edgeprune.gate import exit_code
 
-    settings = make_config(flags, file=config)
+    settings = make_config(given, file=config)
     share(settings)
     with watching(quiet=Settings.quiet or json_output) as watcher:
         from edgeprune.pipeline import build as run_build
@@ -288,6 +301,8 @@ def show(report: Report, folder: Path) -> None:
         for cells in rows:
             table.add_row(*cells)
         console.print(table)
+    for note in report.notes:
+        console.print(f"[dim]{escape(note)}[/dim]", soft_wrap=True, highlight=False)
     show_verdict(report.verdict, console)
     console.print(f"report: {escape(str(folder / 'report.html'))}", soft_wrap=True, highlight=False)
 

@@ -67,6 +67,20 @@ Align = Annotated[
     int | None, typer.Option(help="Widths are multiples of this [the target's].", rich_help_panel=SEARCH)
 ]
 Seed = Annotated[int | None, typer.Option(help="Another seed, other splits [0].", rich_help_panel=SEARCH)]
+HeadWidth = Annotated[
+    bool | None,
+    typer.Option(
+        help="Cut attention heads in width, all of a layer by as much, instead of whole.",
+        rich_help_panel=SEARCH,
+    ),
+]
+Rules = Annotated[
+    str | None,
+    typer.Option(
+        help="FILE.py with RULES, or python:module:NAME: your coupling rules, for ops without one; runs it.",
+        rich_help_panel=SEARCH,
+    ),
+]
 Allocation = Annotated[
     str | None,
     typer.Option(help="Of a criterion: global or uniform over layers [global].", rich_help_panel=SEARCH),

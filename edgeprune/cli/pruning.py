@@ -50,6 +50,8 @@ def prune(  # noqa: PLR0913, PLR0917  # one argument for each flag
     align: flags.Align = None,
     memory_limit: flags.MemoryLimit = None,
     seed: flags.Seed = None,
+    head_width: flags.HeadWidth = None,
+    rules: flags.Rules = None,
     as_json: flags.AsJson = False,
 ) -> None:
     """Make the smaller network of any share of a finished run, without another walk; or walk, and no more.

@@ -60,6 +60,8 @@ def sweep(  # noqa: PLR0913, PLR0917  # one argument for each flag
     memory_limit: flags.MemoryLimit = None,
     allocation: flags.Allocation = None,
     seed: flags.Seed = None,
+    head_width: flags.HeadWidth = None,
+    rules: flags.Rules = None,
     as_json: flags.AsJson = False,
 ) -> None:
     """Accuracy over the parameters, multiply-adds and time saved, one curve a method, and its SAUCE.

@@ -166,6 +166,9 @@ class _Run:
         settled = {layer.weight: _as_weight(rows, weight)}
         if layer.bias is not None:
             settled[layer.bias] = (mean_out - mean).ravel().to(weight.dtype)
+        for name, value in settled.items():  # an output that is gone (the width of a head) stays gone
+            for axis, entries in self.dead.get(name, []):
+                value.index_fill_(axis, entries, 0.0)
         return settled
 
     def _other_branch(self, layer: Layer) -> fx.Node | None:

@@ -133,9 +133,6 @@ class Survivors:
         changed: dict[str, Tensor] = {}
         leaving: dict[str, list[Tensor]] = {}
         for name, units in removed.items():
-            for parameter, axis, indices in self._zeroed[name]:
-                base = changed.get(parameter, self.weights[parameter])
-                changed[parameter] = base.index_fill(axis, indices[list(units)].ravel(), 0.0)
             for reader in self._readers[name]:
                 leaving.setdefault(reader.layer.weight, []).append(reader.indices[list(units)].ravel())
         maps: dict[fx.Node, _Map] = {}
@@ -147,6 +144,10 @@ class Survivors:
                     self._precision[layer.source], torch.cat(pieces), mean, shared=self.mode != "mean"
                 )
             changed |= self._compensated(layer, maps[layer.source])
+        for name, units in removed.items():
+            for parameter, axis, indices in self._zeroed[name]:
+                base = changed.get(parameter, self.weights[parameter])
+                changed[parameter] = base.index_fill(axis, indices[list(units)].ravel(), 0.0)
         return changed, {node: found.precision for node, found in maps.items()}
 
     def _compensated(self, layer: Layer, found: _Map) -> dict[str, Tensor]:
@@ -160,9 +161,9 @@ class Survivors:
         changed = {layer.weight: _like(table.movedim(-1, layer.axis), weight)}
         if layer.bias is not None and not layer.transposed:
             taps = lost @ found.constants  # (outputs, taps...)
-            reach = tap_shares(layer, weight)
-            shift = (taps * reach).flatten(1).sum(dim=1) if taps.ndim > 1 else taps
-            changed[layer.bias] = _like(self.weights[layer.bias].double() + shift, self.weights[layer.bias])
+            if taps.ndim > 1:
+                taps = (taps * tap_shares(layer, weight)).flatten(1).sum(dim=1)
+            changed[layer.bias] = _like(self.weights[layer.bias].double() + taps, self.weights[layer.bias])
         return changed
 
     def blocks(self, steps: Mapping[str, int], prices: Mapping[str, float] | None = None) -> list[Block]:

@@ -20,14 +20,15 @@ def magnitude(
 ) -> NDArray[np.float64]:
     """Norm of all weights that produce each unit, shape (units,); biases and norms do not count.
 
+    A unit that only its readers name (the width of attention heads) is judged by these.
     Li et al. 2017, Pruning Filters for Efficient ConvNets: (Σ |w|^power)^(1/power), power 1 or 2.
     """
     total = np.zeros(group.units)
-    for slot in group.slots:
-        weight = parameters.get(slot.parameter)
-        if weight is not None and weight.ndim > 1 and not slot.consumer:
-            rows = weight.detach().double().transpose(0, slot.axis).flatten(1).abs().pow(power).sum(dim=1)
-            total += rows.numpy()[slot.indices].sum(axis=1)
+    known = [(slot, parameters[slot.parameter]) for slot in group.slots if slot.parameter in parameters]
+    weights = [(slot, weight) for slot, weight in known if weight.ndim > 1]
+    for slot, weight in [pair for pair in weights if not pair[0].consumer] or weights:
+        rows = weight.detach().double().transpose(0, slot.axis).flatten(1).abs().pow(power).sum(dim=1)
+        total += rows.numpy()[slot.indices].sum(axis=1)
     return np.asarray(total ** (1 / power))
 
 

@@ -50,7 +50,10 @@ def find_readings(graph: fx.GraphModule, groups: Sequence[ChannelGroup]) -> tupl
         found += (readings := [reading for reading in new if reading])
         if not readings:
             ops = {str(node.target) for slot in slots for node in layers.get(slot.parameter, ())}
-            raise ModelError(f"{group.name}: criteria cannot look into what reads it: {', '.join(ops)}.")
+            raise ModelError(
+                f"{group.name}: this criterion cannot look into what reads it: {', '.join(sorted(ops))}; "
+                "choose c-swap-c, c-swap or a magnitude, or leave out what cuts heads in width (head_width)."
+            )
     return tuple(found)
 
 

@@ -6,6 +6,7 @@ deploying.py  one network -> the deployed file, parity at every hand-over
 digests.py    what a stage depends on
 inputs.py     configuration -> target and network
 beginning.py  a first look at a network and its images, before a build
+own_rules.py  coupling rules of the user's own
 building.py   all of it, in a run folder, with resume
 telling.py    what the report says besides the stages: provenance, the course, images that changed
 kept.py       what a run folder remembers: settings, walk

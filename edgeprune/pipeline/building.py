@@ -21,7 +21,7 @@ from edgeprune.pipeline.deploying import make_export, onnx_options
 from edgeprune.pipeline.digests import LIBRARIES, digest, images_digest, network_digest, versions
 from edgeprune.pipeline.forms import with_forms
 from edgeprune.pipeline.inputs import Inputs, data_source
-from edgeprune.pipeline.kept import keep_settings, walk_inputs
+from edgeprune.pipeline.kept import check_groups, keep_settings, walk_inputs
 from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions, asked_options
 from edgeprune.pipeline.pruning import Analysed, Found, analyse, find_units
 from edgeprune.pipeline.quantizing import changes, quantized, with_room_for_int8
@@ -76,7 +76,7 @@ class Build:
     def __init__(self, inputs: Inputs, folder: RunFolder, watcher: Watcher) -> None:
         self.config = inputs.config
         self.target = inputs.target
-        self.loaded = inputs.loaded
+        self.loaded, self.rules = inputs.loaded, inputs.rules
         self.started = inputs.started
         self.folder = folder
         self.watcher = watcher
@@ -99,7 +99,7 @@ class Build:
 
     @cached_property
     def analysed(self) -> Analysed:
-        return analyse(self.loaded.module, self.spec)
+        return analyse(self.loaded.module, self.spec, self.options, self.rules)
 
     @cached_property
     def pruned(self) -> PrunedModel:
@@ -108,7 +108,7 @@ class Build:
     @cached_property
     def found(self) -> Found:
         """The walk's record, with the new weights that it left in the run folder."""
-        pruning = self.pruning
+        pruning = check_groups(self, self.pruning)
         weights = [load_file(self.folder.path / name) for name in pruning.files]
         return Found(pruning, {name: value for file in weights for name, value in file.items()})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 
 from torch import nn
@@ -43,8 +43,8 @@ def network_digest(module: nn.Module, weights: str) -> str:
     return digest({"weights": weights, "layers": repr(module), "settings": settings, "code": code})
 
 
-def source(kind: type) -> str:
-    """The file that a class is written in, for what its methods call there; empty where there is none."""
+def source(kind: Callable[..., object]) -> str:
+    """The file that a class or function is written in, for what it calls there; empty where there is none."""
     try:
         return inspect.getsource(inspect.getmodule(kind) or kind)
     except (OSError, TypeError):

@@ -9,7 +9,7 @@ from edgeprune import causal, tasks
 from edgeprune.config import BuildConfig
 from edgeprune.pipeline.building import Build
 from edgeprune.pipeline.inputs import Inputs
-from edgeprune.pipeline.kept import check_walked, recorded_walk, walk_inputs
+from edgeprune.pipeline.kept import check_groups, check_walked, recorded_walk, walk_inputs
 from edgeprune.pipeline.pruning import make_study
 from edgeprune.pipeline.study import Study
 from edgeprune.pipeline.watching import Silence, Watcher
@@ -40,7 +40,7 @@ def explain_run(
     inputs = Inputs.load(config)
     with RunFolder.open(config.out) as folder:
         build = Build(inputs, folder, watcher)
-        recorded_walk(build)
+        check_groups(build, recorded_walk(build))
         study = make_study(build.analysed, build.images, build.options, build.journey)
         runner = _Interventions(study)
         digests = walk_inputs(build)

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from edgeprune import target, zoo
+from edgeprune import channels, target, zoo
 from edgeprune.config import EXAMPLE, BuildConfig
 from edgeprune.data_files import data_folder
 from edgeprune.errors import ConfigError
 from edgeprune.pipeline.digests import digest
+from edgeprune.pipeline.own_rules import read_rules
 from edgeprune.records import Target
 
 EXAMPLE_DATA = "digits"
@@ -25,6 +26,8 @@ class Inputs:
     config: BuildConfig
     target: Target
     loaded: zoo.Loaded
+    rules: channels.Rules
+    """Coupling rules of the user's own."""
     started: str
 
     @classmethod
@@ -43,7 +46,8 @@ class Inputs:
                 f"model {config.model}: no data; "
                 "give --data FOLDER (one sub-folder per class), a .csv, an .npz or a .toml."
             )
-        return cls(config=config, target=chosen, loaded=loaded, started=started)
+        rules = read_rules(config.rules)
+        return cls(config=config, target=chosen, loaded=loaded, rules=rules, started=started)
 
 
 def data_source(config: BuildConfig, folder: Path) -> str:

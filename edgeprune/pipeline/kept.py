@@ -13,6 +13,7 @@ from edgeprune.config import BuildConfig, make_config
 from edgeprune.errors import RunFolderError
 from edgeprune.pipeline.digests import WALK_LIBRARIES, digest, images_digest, versions
 from edgeprune.pipeline.inputs import TORCHVISION
+from edgeprune.pipeline.own_rules import rules_digest
 from edgeprune.records import Pruning, Split
 from edgeprune.runfolder import read_stage, write_atomically
 
@@ -79,9 +80,28 @@ def walk_inputs(build: Build) -> dict[str, str]:
     return {
         "model": build.model_digest,
         "data": images_digest(build.data, Split.CALIBRATION, Split.VALIDATION),
-        "settings": digest(asdict(build.options)),
+        "settings": settings_digest(build),
         "libraries": digest(versions(WALK_LIBRARIES)),
     }
+
+
+def settings_digest(build: Build, **more: object) -> str:
+    """Of the options of an analysis, and of the user's own rules where there are any."""
+    own = {"rules": rules_digest(build.rules)} if build.rules else {}
+    return digest({**asdict(build.options), **own, **more})
+
+
+def check_groups(build: Build, pruning: Pruning) -> Pruning:
+    """Raise where a walk saw other groups: coupling that stops on time may stop elsewhere the next time."""
+    walked = {width.group: width.before for width in pruning.widths}
+    now = {group.name: group.units for group in build.analysed.coupling.groups}
+    if walked != now:
+        first = next(name for name in {**walked, **now} if walked.get(name) != now.get(name))
+        raise RunFolderError(
+            f"{build.folder.path}: its walk saw other channel groups ({first} differs); "
+            "give --coupling-time more and run `edgeprune build` again."
+        )
+    return pruning
 
 
 def check_walked(run: Path) -> None:

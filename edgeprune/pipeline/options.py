@@ -79,6 +79,12 @@ class PruneOptions:
     """Stop a test as soon as its verdict is sure."""
     align: int = 8
     """Widths are multiples of this; 1 leaves them as the walk gives them."""
+    head_width: bool = False
+    """Cut attention heads in width, all of a layer by as much, instead of whole."""
+    coupling_seconds: float = 600.0
+    """What is not coupled by then stays as it is."""
+    coupling_bytes: int = 800_000_000
+    """The same for the memory of the ties."""
     max_param_ratio: float | None = None
     """Remove at most this share of the parameters, in [0, 1]."""
     max_accuracy_drop: float | None = None
@@ -125,6 +131,10 @@ def asked_options(config: BuildConfig, *, align: int) -> PruneOptions:
     drop = config.max_accuracy_drop
     names = {field.name for field in fields(PruneOptions)} & set(BuildConfig.model_fields)
     given = {name: getattr(config, name) for name in sorted(names)}
+    if config.coupling_time is not None:
+        given["coupling_seconds"] = config.coupling_time / 1000
+    if config.coupling_memory is not None:
+        given["coupling_bytes"] = config.coupling_memory
     return PruneOptions(
         **{**given, "align": align, "max_accuracy_drop": None if drop is None else drop / 100}
     )

@@ -9,7 +9,7 @@ from edgeprune.errors import ConfigError
 from edgeprune.pipeline import ranked, sharing
 from edgeprune.pipeline.building import Build
 from edgeprune.pipeline.inputs import Inputs
-from edgeprune.pipeline.kept import check_walked, keep_settings, recorded_walk
+from edgeprune.pipeline.kept import check_groups, check_walked, keep_settings, recorded_walk
 from edgeprune.pipeline.ledger import ROUNDING
 from edgeprune.pipeline.pruning import Found, make_study, make_trajectory, width
 from edgeprune.pipeline.saving import PrunedModel, make_pruned
@@ -40,7 +40,7 @@ def prune_run(config: BuildConfig, param_ratio: float, *, watcher: Watcher | Non
     inputs = Inputs.load(config)
     with RunFolder.open(config.out) as folder:
         build = Build(inputs, folder, watcher)
-        record = recorded_walk(build)
+        record = check_groups(build, recorded_walk(build))
         _check_reached(record, param_ratio, config)
         study = make_study(build.analysed, build.images, build.options, build.journey)
         removed = within(study, _order(study, build, record), param_ratio)

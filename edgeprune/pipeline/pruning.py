@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from edgeprune.records import (
 )
 
 EVALUATION_BATCH = 64
+MORE = "--coupling-time and --coupling-memory allow it more"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,14 +39,31 @@ class Analysed:
     module: nn.Module
     traced: channels.Traced
     coupling: channels.Coupling
+    head_width: bool = False
+    """Whether heads are cut in width; `own_rules`: whether the user gave rules."""
+    own_rules: bool = False
 
     def logits(self, images: Floats) -> Floats:
         """Outputs of the dense network, shape (N, K)."""
         return run(self.traced.graph_module, images, batch=self.traced.batch)
 
 
-def analyse(module: nn.Module, spec: InputSpec) -> Analysed:
+DEFAULTS = PruneOptions()
+
+
+def analyse(
+    module: nn.Module,
+    spec: InputSpec,
+    options: PruneOptions = DEFAULTS,
+    rules: channels.Rules = MappingProxyType({}),
+) -> Analysed:
     """Trace a network and find its channel groups.
+
+    Args:
+        module: The dense network.
+        spec: Its input.
+        options: How heads are cut, and what coupling may take.
+        rules: Rules of the user's own, for ops that have none or to overrule ours.
 
     Raises:
         ModelError: it does not trace, or refuses the input.
@@ -52,11 +71,15 @@ def analyse(module: nn.Module, spec: InputSpec) -> Analysed:
     """
     check_plain(module)
     traced = channels.trace(module, spec)
-    coupling = channels.couple(traced)
+    bound = channels.Bound(
+        seconds=options.coupling_seconds, pairs=options.coupling_bytes // channels.TIE_BYTES
+    )
+    coupling = channels.couple(traced, rules=rules, bound=bound, head_width=options.head_width)
     if not coupling.groups:
         reasons = channels.why_nothing(coupling)
-        raise NothingToPrune(f"{type(module).__name__}: no channel can be removed: {reasons}.")
-    return Analysed(module, traced, coupling)
+        more = f"; {MORE}" if coupling.stopped else ""
+        raise NothingToPrune(f"{type(module).__name__}: no channel can be removed: {reasons}{more}.")
+    return Analysed(module, traced, coupling, options.head_width, bool(rules))
 
 
 def check_plain(module: nn.Module) -> None:
@@ -104,7 +127,7 @@ def find_units(
         widths=tuple(width(group, walked.removed) for group in groups),
         findings=count_findings(walked.steps, groups),
         frozen=analysed.coupling.frozen,
-        notes=(*nothing_removed(walked.removed, walked.steps), *unknown_ops(analysed.coupling)),
+        notes=(*nothing_removed(walked.removed, walked.steps), *coupling_notes(analysed.coupling)),
     )
     return Found(pruning, study.network_weights(walked))
 
@@ -216,11 +239,15 @@ def nothing_removed(removed: Removed, steps: Sequence[Step]) -> tuple[str, ...]:
     return (f"No channel was removed: {gone}.",)
 
 
-def unknown_ops(coupling: channels.Coupling) -> tuple[str, ...]:
-    return tuple(
+def coupling_notes(coupling: channels.Coupling) -> tuple[str, ...]:
+    """Ops without a rule, and why the answer is partial where it is."""
+    unknown = [
         f"op without a coupling rule: {op}, {count} times; the channels it reads are frozen"
         for op, count in sorted(coupling.unknown_ops.items())
-    )
+    ]
+    if not coupling.stopped:
+        return tuple(unknown)
+    return (f"{coupling.stopped}: a part of the network stays as it is; {MORE}.", *unknown)
 
 
 def as_labelled(pair: tuple[Floats | Tensor, Ints | Tensor]) -> Labelled:

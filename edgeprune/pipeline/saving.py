@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -28,6 +29,17 @@ EXAMPLE_BATCH = 2
 """Any size above 1 lets torch.export leave the batch axis free."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grouped:
+    """How the channels of a network were grouped: with heads cut in width, with rules of the user's own, and
+    why the answer is partial, where it is.
+    """
+
+    head_width: bool = False
+    own_rules: bool = False
+    stopped: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PrunedModel:
     """The smaller network, and why it is as it is.
@@ -38,6 +50,7 @@ class PrunedModel:
         reason: Why it is the graph.
         batch: The only batch size that the dense network could be traced with; None: any.
         kept: Parameter or buffer -> axis -> indices of the dense network that stayed.
+        coupling: How its channels were grouped, for `load`.
     """
 
     module: nn.Module
@@ -47,6 +60,7 @@ class PrunedModel:
     spec: InputSpec
     batch: int | None
     kept: dict[str, dict[int, Tensor]]
+    coupling: Grouped
 
     def save(self, folder: Path | str) -> tuple[Path, ...]:
         """Write pruned.pt2 (loads without the class), plan.json and weights.safetensors.
@@ -60,6 +74,7 @@ class PrunedModel:
         plan = {
             "format": PLAN_FORMAT,
             "input_shape": self.spec.shape,
+            "coupling": asdict(self.coupling),
             "plan": asdict(self.pruning.plan),
             "kept": {n: {str(a): i.tolist() for a, i in axes.items()} for n, axes in self.kept.items()},
         }
@@ -106,6 +121,11 @@ def make_pruned(analysed: Analysed, found: Found) -> PrunedModel:
         spec=traced.spec,
         batch=traced.batch,
         kept=kept,
+        coupling=Grouped(
+            head_width=analysed.head_width,
+            own_rules=analysed.own_rules,
+            stopped=analysed.coupling.stopped,
+        ),
     )
 
 
@@ -120,13 +140,14 @@ def with_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     return module
 
 
-def prune(
+def prune(  # noqa: PLR0913  # what a notebook has at hand
     model: nn.Module,
     calibration: tuple[Floats | Tensor, Ints | Tensor],
     *,
     class_names: Sequence[str] | None = None,
     validation: tuple[Floats | Tensor, Ints | Tensor] | None = None,
     options: PruneOptions | None = None,
+    rules: Mapping[Any, channels.Rule] | None = None,  # Any: an op, or its name
 ) -> PrunedModel:
     """Remove the channels that a causal analysis shows a classifier does not need (C-SWAP).
 
@@ -136,34 +157,44 @@ def prune(
         class_names: For the log; default: the numbers.
         validation: Images and labels that decide on `options.max_accuracy_drop`.
         options: How far to go.
+        rules: Coupling rules of your own, op or its name -> function of the node and the ties: for ops that
+            have none, or to overrule ours.
 
     Raises:
-        ModelError, DataError, NothingToPrune: with what to do about it.
+        ModelError, DataError, InputError, NothingToPrune: with what to do about it.
     """
-    labelled = as_labelled(calibration)
-    analysed = analyse(model, InputSpec(shape=labelled.images.shape[1:]))
+    labelled, options = as_labelled(calibration), options or PruneOptions()
+    own = channels.user_rules(rules or {}, "rules")
+    analysed = analyse(model, InputSpec(shape=labelled.images.shape[1:]), options, own)
     images = Images(
         calibration=labelled,
         names=class_names or [str(k) for k in range(int(labelled.labels.max()) + 1)],
         validation=None if validation is None else as_labelled(validation),
     )
-    return make_pruned(analysed, find_units(analysed, images, options or PruneOptions()))
+    return make_pruned(analysed, find_units(analysed, images, options))
 
 
-def load(folder: Path | str, model: nn.Module) -> nn.Module:
+def load(
+    folder: Path | str, model: nn.Module, *, rules: Mapping[Any, channels.Rule] | None = None
+) -> nn.Module:
     """Make a saved pruned network again from a dense one; runs no code from the files.
 
     Args:
         folder: Holds plan.json and weights.safetensors, as `PrunedModel.save` wrote them.
         model: A dense network; its weights do not matter. Untouched.
+        rules: The coupling rules of your own that it was pruned with, if any.
 
     Raises:
         InputError: the plan is damaged, or of another network (the first difference is named).
     """
     folder = Path(folder)
-    removed, spec, weights = read_saved(folder)
-    analysed = analyse(model, spec)
-    check_plan(removed, analysed.coupling, folder)
+    saved = read_saved(folder)
+    if saved.coupling.own_rules and not rules:
+        raise InputError(f"{folder}: pruned with coupling rules of your own; give them: rules=...")
+    spec, weights = saved.spec, saved.weights
+    options = PruneOptions(head_width=saved.coupling.head_width)
+    analysed = analyse(model, spec, options, channels.user_rules(rules or {}, "rules"))
+    removed = removed_units(saved, analysed.coupling, folder)
     graph = channels.cut(analysed.coupling, removed)
     kept = channels.kept_indices(analysed.coupling, removed)
     module = surgery.operate(model, kept, graph, spec, batch=analysed.traced.batch).module
@@ -177,27 +208,63 @@ def load(folder: Path | str, model: nn.Module) -> nn.Module:
     return module
 
 
-def read_saved(folder: Path) -> tuple[dict[str, tuple[int, ...]], InputSpec, dict[str, Tensor]]:
-    """The removed units, the input and the weights that `PrunedModel.save` wrote."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Saved:
+    """What `PrunedModel.save` wrote."""
+
+    removed: dict[str, tuple[int, ...]]
+    kept: dict[str, dict[int, list[int]]]
+    spec: InputSpec
+    coupling: Grouped
+    weights: dict[str, Tensor]
+
+
+def read_saved(folder: Path) -> Saved:
+    """Read plan.json and weights.safetensors.
+
+    Raises:
+        InputError: they are not there, or damaged.
+    """
     try:
         content = json.loads((folder / "plan.json").read_text())
         if content["format"] != PLAN_FORMAT:
             raise ValueError(f"format {content['format']!r} is not {PLAN_FORMAT}")
-        removed = {str(name): tuple(map(int, units)) for name, units in content["plan"]["removed"].items()}
         channel_count, height, width_ = map(int, content["input_shape"])
-        spec = InputSpec(shape=(channel_count, height, width_))
-        return removed, spec, load_file(folder / "weights.safetensors")
+        return Saved(
+            removed={str(n): tuple(map(int, units)) for n, units in content["plan"]["removed"].items()},
+            kept={
+                str(name): {int(axis): list(map(int, left)) for axis, left in axes.items()}
+                for name, axes in content["kept"].items()
+            },
+            spec=InputSpec(shape=(channel_count, height, width_)),
+            coupling=Grouped(**content.get("coupling", {})),
+            weights=load_file(folder / "weights.safetensors"),
+        )
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError, AttributeError) as err:
         raise InputError(f"{folder}: no readable plan ({err}); save the pruned network again.") from err
 
 
-def check_plan(removed: Removed, coupling: channels.Coupling, folder: Path) -> None:
-    """Raise for a plan that was made for another network, naming the first difference."""
+def removed_units(saved: Saved, coupling: channels.Coupling, folder: Path) -> Removed:
+    """The units that a plan removes from a network.
+
+    Raises:
+        InputError: the plan was made for another network; the first difference is named.
+    """
+    where = f"{folder / 'plan.json'}: made for another network"
+    removed = saved.removed
+    if saved.coupling.stopped:  # its groups were those of a part of the network: the indices tell
+        removed = channels.removed_by(saved.kept, coupling)
     sizes = {group.name: group.units for group in coupling.groups}
     for name, units in removed.items():
         if name not in sizes:
-            raise InputError(f"{folder / 'plan.json'}: made for another network: it has no group {name}.")
+            raise InputError(f"{where}: it has no group {name}.")
         if not all(0 <= unit < sizes[name] for unit in units) or len(set(units)) >= sizes[name]:
-            raise InputError(
-                f"{folder / 'plan.json'}: made for another network: {name} has {sizes[name]} units."
-            )
+            raise InputError(f"{where}: {name} has {sizes[name]} units.")
+    kept = {
+        name: {axis: left.tolist() for axis, left in axes.items()}
+        for name, axes in channels.kept_indices(coupling, removed).items()
+    }
+    if kept != saved.kept:
+        first = next(name for name in {**saved.kept, **kept} if kept.get(name) != saved.kept.get(name))
+        raise InputError(f"{where}: the channels of {first} are coupled otherwise.")
+    return removed

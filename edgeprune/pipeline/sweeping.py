@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +21,7 @@ from edgeprune.pipeline import compensated, published, ranked
 from edgeprune.pipeline.building import Build
 from edgeprune.pipeline.digests import digest, images_digest
 from edgeprune.pipeline.inputs import Inputs
+from edgeprune.pipeline.kept import settings_digest
 from edgeprune.pipeline.options import Images, Labelled, PruneOptions
 from edgeprune.pipeline.pruning import Analysed, make_study
 from edgeprune.pipeline.study import Study
@@ -160,7 +161,7 @@ def sweep(  # noqa: PLR0913 - keywords, and most have a default
         digests = {
             "model": build.model_digest,
             "data": images_digest(build.data, *Split),
-            "settings": digest({**asdict(build.options), "ratios": list(ratios)}),
+            "settings": settings_digest(build, ratios=list(ratios)),
         }
         if latency:
             digests["latency"] = digest({"target": repr(build.target), **measure.describe_machine()})

@@ -155,8 +155,6 @@ def _python(name: str, weights: str | None) -> Source:
     place, _, attribute = name.rpartition(":")
     if not place:
         raise ModelError(f"python:{name}: names no factory; write python:package.module:factory.")
-    if place.endswith(".py") and not Path(place).is_file():
-        raise ModelError(f"python:{name}: there is no file {place}; check the path.")
     factory = _find_factory(place, attribute)
 
     def build(num_classes: int | None) -> nn.Module:
@@ -190,22 +188,41 @@ def find_function(name: str) -> Callable[..., object]:
     return _find_factory(place, attribute)
 
 
+def find_object(name: str) -> object:
+    """What `python:package.module:name` or `python:file.py:name` names: runs the user's code.
+
+    Raises:
+        ModelError: there is nothing of that name.
+    """
+    place, colon, attribute = name.removeprefix("python:").rpartition(":")
+    if not colon:
+        raise ModelError(f"{name}: names nothing; write python:file.py:NAME.")
+    return _find(place, attribute)
+
+
 def _find_factory(place: str, attribute: str) -> Callable[..., object]:
-    with _importable(place):
-        try:
-            module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-        except (Exception, SystemExit) as err:  # the user's code may raise anything
-            raise ModelError(f"python:{place}: cannot be imported: {_describe(err)}") from err
-    factory: object = getattr(module, attribute, None)
-    if factory is None:
-        names = [name for name in vars(module) if not name.startswith("_")]
-        raise ModelError(f"python:{place}: has no {attribute!r}{_did_you_mean(attribute, names) or '.'}")
+    factory = _find(place, attribute)
     if isinstance(factory, nn.Module) or not callable(factory):
         raise ModelError(
             f"python:{place}:{attribute}: is {type(factory).__name__}, not a factory; "
             "name a function or class."
         )
     return factory
+
+
+def _find(place: str, attribute: str) -> object:
+    if place.endswith(".py") and not Path(place).is_file():
+        raise ModelError(f"python:{place}:{attribute}: there is no file {place}; check the path.")
+    with _importable(place):
+        try:
+            module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        except (Exception, SystemExit) as err:  # the user's code may raise anything
+            raise ModelError(f"python:{place}: cannot be imported: {_describe(err)}") from err
+    found: object = getattr(module, attribute, None)
+    if found is None:
+        names = [name for name in vars(module) if not name.startswith("_")]
+        raise ModelError(f"python:{place}: has no {attribute!r}{_did_you_mean(attribute, names) or '.'}")
+    return found
 
 
 def _takes_classes(factory: Callable[..., object]) -> bool:

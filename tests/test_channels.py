@@ -98,6 +98,7 @@ def test_no_piece_of_a_split_goes_empty(name: str) -> None:
         ("grouped_whole", "a.weight", 1, "inside a convolution group"),
         ("split_sizes", "stem.weight", 0, "the only unit of its kind"),
         ("einsum_heads", "p", 1, "summed between activations"),
+        ("attention_grouped_query", "q.weight", 0, "heads that share keys and values"),
         ("lstm", "a.weight", 0, "no rule for aten.lstm.input"),
         ("no_rule", "a.weight", 0, "no rule for aten.cumsum.default"),
     ],

@@ -106,6 +106,14 @@ def fused_attention(m: Any, x: Tensor) -> Tensor:
     return features(m.proj(mixed.transpose(1, 2).flatten(2)))
 
 
+def grouped_query_attention(m: Any, x: Tensor) -> Tensor:
+    """Two heads of the query share each head of keys and values."""
+    x = tokens(x)
+    q, k, v = (layer(x).unflatten(-1, (-1, 2)).transpose(1, 2) for layer in (m.q, m.k, m.v))
+    y = functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    return features(m.proj(y.transpose(1, 2).flatten(2)))
+
+
 def cosine_attention(m: Any, x: Tensor) -> Tensor:
     """Swin V2: queries and keys of length 1, a bias per head from a table."""
     x = tokens(x)

@@ -240,6 +240,9 @@ TINY_NETS: dict[str, TinyNet] = {
         table=parameter(127, 2),
         places=bodies.distances,
     ),
+    "attention_grouped_query": net(
+        bodies.grouped_query_attention, 16, q=dense(), k=dense(8, 4), v=dense(8, 4), proj=dense()
+    ),
     "attention_batched_heads": net(bodies.batched_heads_attention, 18, **QKV),
     "attention_normalised_heads": net(
         bodies.normalised_heads, 18, **FUSED, norm_q=lambda: nn.LayerNorm(4), norm_k=lambda: nn.LayerNorm(4)

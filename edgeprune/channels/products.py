@@ -137,10 +137,13 @@ def _contract_label(ties: Ties, node: fx.Node, terms: Sequence[Term], label: Has
 def attention(node: fx.Node, ties: Ties) -> None:
     """Heads are cut whole: query, key and value of a head go together, whatever their width.
 
-    Or the width is cut, the same in every head.
+    Or the width is cut, the same in every head. Heads of the query that share a key and value stay.
     """
     a = bind(node)
     rank = len(shape_of(node))
+    if a.enable_gqa and shape_of(a.query)[:-2] != shape_of(a.key)[:-2]:
+        ties.freeze_all(node, "heads that share keys and values")
+        return
     heads = list(range(rank - 2))
     terms: list[Term] = [
         (a.query, [*heads, "l", "d"]),

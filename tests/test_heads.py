@@ -137,7 +137,7 @@ def test_replay_of_a_narrower_head_is_the_masked_network(fused: bool) -> None:
     traced = trace(network, TOKENS)
     traced.graph_module.double()
     coupling, images = couple(traced, head_width=True), images.double()
-    replay = Replay(Program(traced.graph_module), coupling.groups, images, [slice(0, 50), slice(50, 120)])
+    replay = Replay(Program(traced.graph_module), coupling.groups, [images[:50], images[50:]])
     removed: dict[str, tuple[int, ...]] = {}
     narrowed = 0
     for group in sorted(coupling.groups, key=replay.position):

@@ -253,7 +253,7 @@ def growth(args: argparse.Namespace, network: str, images: int, groups: int) -> 
 
 def as_table(kept: Row) -> str:
     lines = [
-        "| network | variant | interventions | images evaluated | CPU s | times as fast | s | peak MB | removed |",
+        "| network | variant | interventions | images run | CPU s | times as fast | s | peak MB | removed |",
         "|---" * 9 + "|",
     ]
     slowest = {row["network"]: row["cpu"] for row in kept["rows"] if row["variant"] == "full"}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -19,6 +21,7 @@ from tiny_builds import Place, measure_nothing, measured, program, settle
 from typer.testing import Result
 
 from edgeprune import report
+from edgeprune.cli import app
 from edgeprune.cli.app import Settings
 from edgeprune.cli.doctoring import advice
 from edgeprune.cli.progress import Lines
@@ -475,3 +478,31 @@ def test_narrow_terminals_lose_nothing(width: str, monkeypatch: pytest.MonkeyPat
     assert done.exit_code == 0
     assert max(map(len, done.stdout.splitlines())) <= int(width)
     assert "\x1b[" not in done.stdout
+
+
+def commands() -> list[tuple[str, Any]]:  # Any: click's own kind
+    """Every command with its full name."""
+    from typer.main import get_command
+
+    found, todo = [], [("", get_command(app))]
+    while todo:
+        name, command = todo.pop()
+        inner = getattr(command, "commands", {})
+        todo += [(f"{name} {word}".strip(), one) for word, one in inner.items()]
+        found += [] if inner else [(name, command)]
+    return found
+
+
+def test_help_shows_the_defaults_that_stand_in_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brackets with letters in them are markup where they are not escaped, and vanish."""
+    monkeypatch.setenv("COLUMNS", "400")
+    seen = 0
+    for name, command in commands():
+        shown = edgeprune(*name.split(), "--help").stdout
+        for parameter in command.params:
+            text = getattr(parameter, "help", None) or ""
+            assert not re.search(r"(?<!\\)\[[a-z]", text), (name, parameter.name)
+            for default in re.findall(r"\\\[[^\]]+\]", text):
+                assert default.removeprefix("\\") in shown, (name, parameter.name)
+                seen += 1
+    assert seen > 10

@@ -98,7 +98,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Run folder [edgeprune-out]; a second build resumes.", rich_help_panel=OUTPUT),
+        typer.Option(help="Run folder \\[edgeprune-out]; a second build resumes.", rich_help_panel=OUTPUT),
     ] = None,
     method: Annotated[
         str | None,
@@ -110,11 +110,11 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     ] = None,
     compensate: Annotated[
         str | None,
-        typer.Option(help="none, mean, linear or affine [affine; c-swap: none].", rich_help_panel=SEARCH),
+        typer.Option(help="none, mean, linear or affine \\[affine; c-swap: none].", rich_help_panel=SEARCH),
     ] = None,
     refit: Annotated[
         bool | None,
-        typer.Option(help="With affine: sequential least squares at the end [on].", rich_help_panel=SEARCH),
+        typer.Option(help="With affine: sequential least squares at the end \\[on].", rich_help_panel=SEARCH),
     ] = None,
     bn_reestimate: Annotated[
         bool | None,
@@ -123,7 +123,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     allocation: Allocation = None,
     alpha: Alpha = None,
     test: Annotated[
-        str | None, typer.Option(help="welch or paired samples [welch].", rich_help_panel=SEARCH)
+        str | None, typer.Option(help="welch or paired samples \\[welch].", rich_help_panel=SEARCH)
     ] = None,
     combine: Annotated[
         str | None,
@@ -135,12 +135,12 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     ] = None,
     order: Annotated[
         str | None,
-        typer.Option(help="Of c-swap, in a layer: magnitude or random [magnitude].", rich_help_panel=SEARCH),
+        typer.Option(help="Of c-swap, in a layer: magnitude, random.", rich_help_panel=SEARCH),
     ] = None,
     price: Annotated[
         str | None,
         typer.Option(
-            help="Order by damage per: units, params, macs or both [units].", rich_help_panel=SEARCH
+            help="Order by damage per: units, params, macs or both \\[units].", rich_help_panel=SEARCH
         ),
     ] = None,
     group_test: Annotated[
@@ -149,7 +149,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     ] = None,
     early_exit: Annotated[
         bool | None,
-        typer.Option(help="Stop a test when its verdict is sure [on].", rich_help_panel=SEARCH),
+        typer.Option(help="Stop a test when its verdict is sure \\[on].", rich_help_panel=SEARCH),
     ] = None,
     samples_per_class: SamplesPerClass = None,
     align: Align = None,
@@ -175,7 +175,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     max_memory: MaxMemory = None,
     max_size: MaxSize = None,
     threads: Annotated[
-        int | None, typer.Option(help="Of one inference [the target's].", rich_help_panel=OUTPUT)
+        int | None, typer.Option(help="Of one inference \\[the target's].", rich_help_panel=OUTPUT)
     ] = None,
     processes: Annotated[
         int | None, typer.Option(help="Fresh processes per measurement [5].", rich_help_panel=OUTPUT)
@@ -190,7 +190,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     ] = None,
     undecided: Annotated[
         str | None,
-        typer.Option(help="What noise leaves open: fail [exit code 4], warn, pass.", rich_help_panel=LIMITS),
+        typer.Option(help="What noise leaves open: fail (exit code 4), warn, pass.", rich_help_panel=LIMITS),
     ] = None,
     int8: Annotated[
         bool | None,
@@ -200,7 +200,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     ] = None,
     int8_tool: Annotated[
         str | None,
-        typer.Option(help="nncf or onnxruntime [by the target's runtime].", rich_help_panel=OUTPUT),
+        typer.Option(help="nncf or onnxruntime \\[by the target's runtime].", rich_help_panel=OUTPUT),
     ] = None,
     int8_images: Annotated[
         int | None,
@@ -212,7 +212,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     ] = None,
     input_shape: Annotated[
         str | None,
-        typer.Option(help="Like ?x3x224x224; ? leaves a size free [fixed].", rich_help_panel=OUTPUT),
+        typer.Option(help="Like ?x3x224x224; ? leaves a size free \\[fixed].", rich_help_panel=OUTPUT),
     ] = None,
     opset: Annotated[int | None, typer.Option(help="Of the ONNX files [20].", rich_help_panel=OUTPUT)] = None,
     external_weights: Annotated[
@@ -232,7 +232,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
         typer.Option(help="What it gives: scores, probabilities, class.", rich_help_panel=OUTPUT),
     ] = None,
     simplify: Annotated[
-        bool | None, typer.Option(help="Simplify the ONNX file [on].", rich_help_panel=OUTPUT)
+        bool | None, typer.Option(help="Simplify the ONNX file \\[on].", rich_help_panel=OUTPUT)
     ] = None,
     color: Annotated[str | None, typer.Option(help="rgb, bgr or gray.", rich_help_panel=IMAGES)] = None,
     resize: Annotated[

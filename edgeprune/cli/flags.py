@@ -50,7 +50,7 @@ Data = Annotated[str | None, typer.Option(help="As of `build`.", rich_help_panel
 Target = Annotated[
     str | None,
     typer.Option(
-        help="Whose width step is kept [openvino].",
+        help="Whose width step is kept \\[openvino].",
         rich_help_panel=INPUT,
         autocompletion=known_targets,
     ),
@@ -61,10 +61,10 @@ SamplesPerClass = Annotated[
 Alpha = Annotated[float | None, typer.Option(help="Level of the causal test [0.05].", rich_help_panel=SEARCH)]
 MemoryLimit = Annotated[
     str | None,
-    typer.Option(help="Of the analysis, like 8GB [half of the machine's].", rich_help_panel=SEARCH),
+    typer.Option(help="Of the analysis, like 8GB \\[half of the machine's].", rich_help_panel=SEARCH),
 ]
 Align = Annotated[
-    int | None, typer.Option(help="Widths are multiples of this [the target's].", rich_help_panel=SEARCH)
+    int | None, typer.Option(help="Widths are multiples of this \\[the target's].", rich_help_panel=SEARCH)
 ]
 Seed = Annotated[int | None, typer.Option(help="Another seed, other splits [0].", rich_help_panel=SEARCH)]
 HeadWidth = Annotated[
@@ -83,7 +83,7 @@ Rules = Annotated[
 ]
 Allocation = Annotated[
     str | None,
-    typer.Option(help="Of a criterion: global or uniform over layers [global].", rich_help_panel=SEARCH),
+    typer.Option(help="Of a criterion: global or uniform over layers \\[global].", rich_help_panel=SEARCH),
 ]
 MaxLatency = Annotated[str | None, typer.Option(help="Like 12ms.", rich_help_panel=LIMITS)]
 MaxMemory = Annotated[str | None, typer.Option(help="Peak memory, like 120MB.", rich_help_panel=LIMITS)]

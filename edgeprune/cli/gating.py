@@ -59,7 +59,7 @@ def gate(  # noqa: PLR0913, PLR0917  # one argument for each flag
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="Read [[budgets.*]] of this file.", rich_help_panel=LIMITS),
+        typer.Option("--config", "-c", help="Read [\\[budgets.*]] of this file.", rich_help_panel=LIMITS),
     ] = None,
     baseline: Annotated[
         Path | None, typer.Option(help="A run folder or report.json to compare with.", rich_help_panel=LIMITS)

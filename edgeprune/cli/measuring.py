@@ -30,9 +30,11 @@ PLACE = "Where"
 TargetName = Annotated[
     str, typer.Option(help="Target profile.", rich_help_panel=PLACE, autocompletion=flags.known_targets)
 ]
-Threads = Annotated[int | None, typer.Option(help="Of one inference [the target's].", rich_help_panel=PLACE)]
+Threads = Annotated[
+    int | None, typer.Option(help="Of one inference \\[the target's].", rich_help_panel=PLACE)
+]
 Host = Annotated[
-    str | None, typer.Option(help="Over SSH, user@device[:port] [the target's].", rich_help_panel=PLACE)
+    str | None, typer.Option(help="Over SSH, user@device[:port] \\[the target's].", rich_help_panel=PLACE)
 ]
 Setup = Annotated[
     bool,
@@ -85,7 +87,7 @@ def compare(  # noqa: PLR0913, PLR0917  # one argument for each flag
     first: Annotated[Path, typer.Argument(help="A run folder, report.json, .onnx or .xml: the baseline.")],
     second: Annotated[Path, typer.Argument(help="What is compared with it.")],
     target: Annotated[
-        str | None, typer.Option(help="Target profile [the run's, else openvino].", rich_help_panel=PLACE)
+        str | None, typer.Option(help="Target profile \\[the run's, else openvino].", rich_help_panel=PLACE)
     ] = None,
     host: Host = None,
     setup: Setup = False,

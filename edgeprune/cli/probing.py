@@ -24,10 +24,10 @@ RUNTIMES = ("openvino", "onnxruntime")
 @guarded
 def probe(  # noqa: PLR0913, PLR0917  # one argument for each flag
     name: Annotated[str, typer.Argument(help="Of the profile.")] = "here",
-    ssh: Annotated[str | None, typer.Option(help="user@device[:port] [this machine].")] = None,
+    ssh: Annotated[str | None, typer.Option(help="user@device[:port] \\[this machine].")] = None,
     python: Annotated[str, typer.Option(help="The Python on the device.")] = "python3",
     ssh_config: Annotated[str, typer.Option(help="A file for ssh -F.")] = "",
-    runtime: Annotated[str | None, typer.Option(help="openvino or onnxruntime [what is there].")] = None,
+    runtime: Annotated[str | None, typer.Option(help="openvino or onnxruntime \\[what is there].")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of one inference.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder of the profile.")] = Path("targets"),
     force: Annotated[bool, typer.Option("--force", help="Replace a profile of that name.")] = False,

@@ -32,7 +32,7 @@ def prune(  # noqa: PLR0913, PLR0917  # one argument for each flag
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the smaller network [RUN/pruned-RATIO]; without RUN a run folder.",
+            help="Folder for the smaller network \\[RUN/pruned-RATIO]; without RUN a run folder.",
             rich_help_panel=flags.OUTPUT,
         ),
     ] = None,

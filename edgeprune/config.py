@@ -27,6 +27,10 @@ from edgeprune.records import Budget
 
 FILE = "edgeprune.toml"
 EXAMPLE = "example:digits"
+EXAMPLES = "example:"
+"""What the names of bundled networks begin with; they bring their own images."""
+OF_TASK = {"classification": EXAMPLE, "segmentation": "example:scenes"}
+"""The bundled example of each task."""
 
 
 def _whole(value: float | None) -> int | None:
@@ -85,6 +89,18 @@ def _known_method(name: str) -> str:
     raise ValueError(f"no such method; {hint}")
 
 
+TASKS = ("classification", "segmentation")
+"""What a network is for."""
+
+
+def _known_task(name: str) -> str:
+    if name in TASKS or name.startswith(OWN_METHOD):
+        return name
+    near = difflib.get_close_matches(name, TASKS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}, python:file.py:function"
+    raise ValueError(f"no such task; {hint}")
+
+
 class BuildConfig(BaseModel):
     """What `edgeprune build` does; defaults build the bundled example for this machine."""
 
@@ -94,6 +110,7 @@ class BuildConfig(BaseModel):
     weights: str | None = None
     data: str | None = None
     """None: the data of the bundled example."""
+    task: Annotated[str, AfterValidator(_known_task)] = "classification"
     target: str = "openvino"
     out: Path = Path("edgeprune-out")
 
@@ -214,9 +231,20 @@ def make_config(flags: Mapping[str, object], *, file: Path | None = None) -> Bui
     settings = _read(file) if file is not None else {}
     given = {name: value for name, value in flags.items() if value is not None}
     try:
-        return BuildConfig.model_validate({**settings, **given})
+        return BuildConfig.model_validate(_of_example({**settings, **given}))
     except ValidationError as err:
         raise ConfigError(_complaint(err, file, given)) from err
+
+
+def _of_example(settings: Mapping[str, object]) -> dict[str, object]:
+    """A task alone stands for its bundled example, and a bundled example for its task."""
+    found = dict(settings)
+    if "model" not in found:
+        found["model"] = OF_TASK.get(str(found.get("task", "classification")), EXAMPLE)
+    of_example = {model: task for task, model in OF_TASK.items()}
+    if found["model"] in of_example:
+        found.setdefault("task", of_example[str(found["model"])])
+    return found
 
 
 def _read(file: Path) -> dict[str, object]:

@@ -105,20 +105,21 @@ def walked(study: Study, variant: Variant, groups: Sequence[ChannelGroup], sampl
     """A walk, or the interventions of a sample of units on the dense network."""
     import torch
 
-    from edgeprune import causal, tasks
+    from edgeprune import causal
     from edgeprune.causal.replay import zeroed
     from edgeprune.pipeline.published import unit_order
+    from edgeprune.records import Doubles
 
     graph = study.traced.graph_module
     parameters = {name: value.detach() for name, value in graph.named_parameters()}
     shards = study.shards
     network = study.replay(delta=variant.delta)
 
-    def replayed(shard: causal.Shard, group: ChannelGroup | None, units: Sequence[int]) -> tasks.Doubles:
+    def replayed(shard: causal.Shard, group: ChannelGroup | None, units: Sequence[int]) -> Doubles:
         outputs = network.outputs(shard.number, group, units).numpy()
-        return tasks.true_class_scores(outputs, study.labels[shard.images])
+        return study.scores_of(shard, outputs)
 
-    def full(shard: causal.Shard, group: ChannelGroup | None, units: Sequence[int]) -> tasks.Doubles:
+    def full(shard: causal.Shard, group: ChannelGroup | None, units: Sequence[int]) -> Doubles:
         gone = {name: units for name, units in network.removed.items() if group is None or name != group.name}
         if group is not None:
             gone[group.name] = (*network.removed.get(group.name, ()), *units)
@@ -127,7 +128,7 @@ def walked(study: Study, variant: Variant, groups: Sequence[ChannelGroup], sampl
             weights |= zeroed({**parameters, **weights}, other, gone[other.name])
         with torch.inference_mode():
             outputs = torch.func.functional_call(graph, weights, (study.inputs[shard.images],)).numpy()
-        return tasks.true_class_scores(outputs, study.labels[shard.images])
+        return study.scores_of(shard, outputs)
 
     scores = replayed if variant.replay else full
     order: Callable[[ChannelGroup], list[int]] = lambda group: unit_order(group, parameters)  # noqa: E731

@@ -214,3 +214,131 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
 
 def ddrnet_23_slim(num_classes: int = 19) -> DdrNet:
     return DdrNet(num_classes, width=32, pooled=128, head=64)
+
+
+class Cbr(nn.Module):
+    """ESPNet's convolution, normed and activated as far as asked for."""
+
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1, *, normed: bool = True) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, size, stride, padding=(size - 1) // 2, bias=False)
+        if normed:
+            self.bn = nn.BatchNorm2d(outputs, eps=1e-3)
+            self.act = nn.PReLU(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.conv(x)
+        return self.act(self.bn(found)) if hasattr(self, "bn") else found
+
+
+class NormAct(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.bn, self.act = nn.BatchNorm2d(width, eps=1e-3), nn.PReLU(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.act(self.bn(x))
+        return found
+
+
+class Bare(nn.Module):
+    """A convolution under the name `conv`, dilated if asked for."""
+
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        padding = (size - 1) // 2 * dilation
+        self.conv = nn.Conv2d(inputs, outputs, size, stride, padding, dilation, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.conv(x)
+        return found
+
+
+class Esp(nn.Module):
+    """Efficient spatial pyramid (Mehta et al. 2018, figure 1): reduce, split over dilations, add up, merge.
+
+    `down` halves the size, with norm and activation side by side; else they are one, behind a shortcut where
+    the widths agree.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, down: bool = False, shortcut: bool = True) -> None:
+        super().__init__()
+        width = outputs // 5
+        self.c1 = Bare(inputs, width, 3, 2) if down else Bare(inputs, width, 1)
+        self.d1 = Bare(width, outputs - 4 * width, 3)
+        for dilation in (2, 4, 8, 16):
+            setattr(self, f"d{dilation}", Bare(width, width, 3, dilation=dilation))
+        self.down, self.shortcut = down, shortcut
+        if down:
+            self.bn, self.act = nn.BatchNorm2d(outputs, eps=1e-3), nn.PReLU(outputs)
+        else:
+            self.bn = NormAct(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        reduced = self.c1(x)
+        sums = [self.d2(reduced)]
+        for branch in (self.d4, self.d8, self.d16):
+            sums.append(sums[-1] + branch(reduced))
+        joined = torch.cat([self.d1(reduced), *sums], dim=1)
+        if self.down:
+            found: Tensor = self.act(self.bn(joined))
+            return found
+        merged: Tensor = self.bn(x + joined if self.shortcut else joined)
+        return merged
+
+
+class EspEncoder(nn.Module):
+    """ESPNet-C with p = 2 and q = 8; gives what the decoder reads of its three levels."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.level1 = Cbr(3, 16, 3, 2)
+        self.b1 = NormAct(19)
+        self.level2_0 = Esp(19, 64, down=True)
+        self.level2 = nn.ModuleList(Esp(64, 64) for _ in range(2))
+        self.b2 = NormAct(131)
+        self.level3_0 = Esp(131, 128, down=True)
+        self.level3 = nn.ModuleList(Esp(128, 128) for _ in range(8))
+        self.b3 = NormAct(256)
+        self.classifier = Bare(256, num_classes, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        half = functional.avg_pool2d(x, 3, 2, 1)
+        quarter = functional.avg_pool2d(half, 3, 2, 1)
+        first = self.b1(torch.cat([self.level1(x), half], dim=1))
+        start = second = self.level2_0(first)
+        for layer in self.level2:
+            second = layer(second)
+        joined = self.b2(torch.cat([second, start, quarter], dim=1))
+        start = third = self.level3_0(joined)
+        for layer in self.level3:
+            third = layer(third)
+        return first, joined, self.classifier(self.b3(torch.cat([start, third], dim=1)))
+
+
+class EspNet(nn.Module):
+    """ESPNet (Mehta et al. 2018, figure 4d): class scores at the size of the image, (N, K, H, W)."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        k = num_classes
+        self.encoder = EspEncoder(k)
+        self.level3_C = Bare(131, k, 1)
+        self.br = nn.BatchNorm2d(k, eps=1e-3)
+        self.conv = Cbr(k + 19, k, 3)
+        self.up_l3 = nn.Sequential(nn.ConvTranspose2d(k, k, 2, 2, bias=False))
+        self.combine_l2_l3 = nn.Sequential(NormAct(2 * k), Esp(2 * k, k, shortcut=False))
+        self.up_l2 = nn.Sequential(nn.ConvTranspose2d(k, k, 2, 2, bias=False), NormAct(k))
+        self.classifier = nn.ConvTranspose2d(k, k, 2, 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third = self.encoder(x)
+        up = self.up_l3(self.br(third))
+        joined = self.up_l2(self.combine_l2_l3(torch.cat([self.level3_C(second), up], dim=1)))
+        scores: Tensor = self.classifier(self.conv(torch.cat([joined, first], dim=1)))
+        return scores
+
+
+def camvid_espnet(num_classes: int = 12) -> EspNet:
+    """Eleven classes and void."""
+    return EspNet(num_classes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,6 +23,7 @@ from edgeprune.causal.verdict import (
 )
 from edgeprune.errors import DataError
 from edgeprune.records import ALL_CLASSES, Finding
+from edgeprune.tasks.classification import classified
 
 ALPHA = 0.05
 NAN_SCORES = np.array([0.5, np.nan, 0.4])
@@ -41,7 +44,9 @@ def make(
     chances = np.random.default_rng(seed).uniform(0.6, 0.9, (len(labels), 1))
     probabilities = chances * np.eye(len(counts))[labels]
     names = [f"c{k}" for k in range(len(counts))]
-    return make_judge(probabilities, labels, names, alpha=alpha, combine=combine, pooled=pooled)[0]
+    return make_judge(classified(probabilities, labels), names, alpha=alpha, combine=combine, pooled=pooled)[
+        0
+    ]
 
 
 # --- the test -----------------------------------------------------------------------------------------
@@ -106,7 +111,7 @@ def test_pooled_images_hide_harm_to_one_class() -> None:
     scores = by_class.dense - 0.1 * (np.arange(220) < 20)
     assert [c.name for c in pool.classes] == [ALL_CLASSES]
     assert pool.dense.tolist() == by_class.dense.tolist()
-    z = [by_class.z(number, scores[c.images]) for number, c in enumerate(by_class.classes)]
+    z = [by_class.z(number, scores[c.places]) for number, c in enumerate(by_class.classes)]
     assert by_class.finding(np.array(z)) is Finding.CRITICAL
     assert pool.finding(np.array([pool.z(0, scores)])) is Finding.NEUTRAL
 
@@ -142,7 +147,7 @@ def test_classes_not_looked_at_decide_nothing() -> None:
 def test_the_tolerance_is_the_fall_that_becomes_significant() -> None:
     judge = make([20, 50])
     for number, tested in enumerate(judge.classes):
-        dense = judge.dense[tested.images]
+        dense = judge.dense[tested.places]
         fall = judge.tolerance[number]
         assert judge.z(number, dense - 0.99 * fall) > -judge.quantiles[number]
         assert judge.z(number, dense - 1.01 * fall) < -judge.quantiles[number]
@@ -159,7 +164,7 @@ def test_the_effect_is_the_mean_relative_change() -> None:
 
 def test_the_effect_is_finite_whatever_the_scores() -> None:
     judge = make([10])
-    lost = Judge(judge.classes, np.zeros(10), judge.quantiles)
+    lost = replace(judge, dense=np.zeros(10))
     assert lost.effect(np.arange(10), np.ones(10)) == pytest.approx(1e6, rel=1e-5)
     assert judge.effect(np.arange(3), NAN_SCORES * judge.dense[:3]) == pytest.approx(-1.9 / 3 - 0.2 / 3)
 
@@ -172,9 +177,9 @@ def test_only_images_classified_correctly_are_looked_at_class_by_class() -> None
     probabilities = np.tile([0.3, 0.7], (60, 1))
     probabilities[labels == 0] = [0.8, 0.2]
     probabilities[:10] = probabilities[:10, ::-1]
-    judge, chosen = make_judge(probabilities, labels, ["even", "odd"], alpha=ALPHA)
-    assert chosen.tolist() == [*range(10, 60, 2), *range(11, 60, 2)]
-    assert [(c.name, c.images.tolist()) for c in judge.classes] == [
+    judge, choice = make_judge(classified(probabilities, labels), ["even", "odd"], alpha=ALPHA)
+    assert choice.images.tolist() == [*range(10, 60, 2), *range(11, 60, 2)]
+    assert [(c.name, c.places.tolist()) for c in judge.classes] == [
         ("even", list(range(25))),
         ("odd", list(range(25, 50))),
     ]
@@ -186,7 +191,7 @@ def test_too_few_correct_images_is_an_error_that_says_so() -> None:
     probabilities = np.tile([0.2, 0.8], (40, 1))
     probabilities[: MIN_SAMPLES - 1] = [0.9, 0.1]
     with pytest.raises(DataError, match=r"9 of 40 .* needs 10; check preprocessing"):
-        make_judge(probabilities, labels, ["a", "b"], alpha=ALPHA)
+        make_judge(classified(probabilities, labels), ["a", "b"], alpha=ALPHA)
 
 
 # --- few images per class -----------------------------------------------------------------------------
@@ -230,10 +235,10 @@ def test_a_thousand_classes_of_one_image() -> None:
     probabilities = rng.dirichlet(np.full(1000, 0.01), size=1000)
     labels = np.arange(1000)
     probabilities[labels, labels] += 1
-    judge, chosen = make_judge(probabilities / 2, labels, [str(k) for k in labels], alpha=ALPHA)
-    assert sorted(chosen) == list(range(1000))
-    assert all(MIN_SAMPLES <= len(c.images) < 3 * MIN_SAMPLES for c in judge.classes)
-    assert judge.classes[0].name.count("+") == len(judge.classes[0].images) - 1
+    judge, choice = make_judge(classified(probabilities / 2, labels), [str(k) for k in labels], alpha=ALPHA)
+    assert sorted(choice.images) == list(range(1000))
+    assert all(MIN_SAMPLES <= len(c.places) < 3 * MIN_SAMPLES for c in judge.classes)
+    assert judge.classes[0].name.count("+") == len(judge.classes[0].places) - 1
 
 
 @given(st.lists(st.integers(0, 25), min_size=1, max_size=12).filter(sum), st.integers(0, 9))

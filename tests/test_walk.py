@@ -33,6 +33,7 @@ from edgeprune.criteria import magnitude
 from edgeprune.memory import Allowance
 from edgeprune.pipeline.published import unit_order
 from edgeprune.records import ChannelGroup, Finding, Slot, Step
+from edgeprune.tasks.classification import classified
 
 NAMES = sorted(NETWORKS)
 PLAIN = Rules(group_test=1, early_exit=False, align=1)
@@ -100,8 +101,9 @@ class Walked:
     def __post_init__(self) -> None:
         c = self.case
         options = {"test": self.test, "combine": self.combine}
-        judge, chosen = make_judge(c.probabilities, c.labels, ["a", "b", "c"], alpha=self.alpha, **options)
-        self.images, self.labels = c.images[chosen], c.labels[chosen]
+        scored = classified(c.probabilities, c.labels)
+        judge, choice = make_judge(scored, ["a", "b", "c"], alpha=self.alpha, **options)
+        self.images, self.labels = c.images[choice.images], c.labels[choice.images]
         judge = replace(judge, quantiles=judge.quantiles * self.tolerant)
         shards = make_shards(judge, minimum=1)
         images = [self.images[shard.images] for shard in shards]
@@ -299,7 +301,7 @@ class Additive:
         rng = np.random.default_rng(0)
         labels = np.arange(CLASSES).repeat(IMAGES)
         probabilities = rng.uniform(0.6, 0.9, (CLASSES * IMAGES, 1)) * np.eye(CLASSES)[labels]
-        self.judge, _ = make_judge(probabilities, labels, ["a", "b"], alpha=0.05)
+        self.judge, _ = make_judge(classified(probabilities, labels), ["a", "b"], alpha=0.05)
         self.shards = make_shards(self.judge, minimum=1)
         self.groups = [
             ChannelGroup(name=n, units=len(d), slots=(slot(n, len(d), self.copies),))
@@ -328,7 +330,7 @@ class Additive:
         taken = self.gone if group is None else {**self.gone, group.name: [*self.gone[group.name], *units]}
         fall = sum((self.damage[name][u] for name, us in taken.items() for u in us), np.zeros(CLASSES))
         (number,) = shard.classes
-        return self.judge.dense[shard.images] - fall[number]
+        return self.judge.dense[shard.scores] - fall[number]
 
     def worst_slack(self) -> float:
         z = [self.judge.z(s.classes[0], self.scores(s, None, ())) for s in self.shards]
@@ -539,14 +541,16 @@ def test_steps_are_finite_whatever_the_network_gives(score: float) -> None:
 
 def test_shards_hold_whole_classes() -> None:
     probabilities = np.eye(3)[np.repeat([0, 1, 2], [10, 25, 12])]
-    judge, _ = make_judge(probabilities, np.repeat([0, 1, 2], [10, 25, 12]), list("abc"), alpha=0.05)
+    judge, _ = make_judge(
+        classified(probabilities, np.repeat([0, 1, 2], [10, 25, 12])), list("abc"), alpha=0.05
+    )
     assert [(s.images, s.classes) for s in make_shards(judge, minimum=1)] == [
-        (slice(0, 10), range(1)),
-        (slice(10, 35), range(1, 2)),
-        (slice(35, 47), range(2, 3)),
+        (slice(0, 10), (0,)),
+        (slice(10, 35), (1,)),
+        (slice(35, 47), (2,)),
     ]
     assert [(s.number, s.images, s.classes) for s in make_shards(judge, minimum=20)] == [
-        (0, slice(0, 35), range(2)),
-        (1, slice(35, 47), range(2, 3)),
+        (0, slice(0, 35), (0, 1)),
+        (1, slice(35, 47), (2,)),
     ]
     assert isinstance(judge, Judge)

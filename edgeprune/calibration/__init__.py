@@ -10,13 +10,26 @@
 | splits.py | who goes where: no image in two splits |
 | assemble.py | all of these in order: `load` |
 | pixels.py | from a decoded image to an input, equal to torchvision's transforms |
+| masks.py | a class number for each pixel |
 | inputs.py | from a CalibrationSet to batches |
+| overlays.py | answers painted over inputs |
 | thumbnails.py | inputs turned back into small pictures |
 """
 
 from edgeprune.calibration.assemble import load
-from edgeprune.calibration.inputs import batches, images, input_spec
+from edgeprune.calibration.inputs import batches, images, input_spec, labels
+from edgeprune.calibration.overlays import differing, painted
 from edgeprune.calibration.pixels import preprocess_image
 from edgeprune.calibration.thumbnails import thumbnails
 
-__all__ = ["batches", "images", "input_spec", "load", "preprocess_image", "thumbnails"]
+__all__ = [
+    "batches",
+    "differing",
+    "images",
+    "input_spec",
+    "labels",
+    "load",
+    "painted",
+    "preprocess_image",
+    "thumbnails",
+]

@@ -12,10 +12,11 @@ from pathlib import Path
 from edgeprune.calibration.description import Description, describe
 from edgeprune.calibration.labels import class_names, label_numbers
 from edgeprune.calibration.listing import Entry, Listing, digest_file, list_images
+from edgeprune.calibration.masks import list_masked
 from edgeprune.calibration.preprocess import check, flags_settings, layered
 from edgeprune.calibration.splits import Shares, divide, order
 from edgeprune.errors import ConfigError, DataError
-from edgeprune.records import CalibrationSet, Preprocess, Sample, Split
+from edgeprune.records import CalibrationSet, Kind, MaskCode, Preprocess, Sample, Split
 
 MOST_PER_CLASS, LEAST_PER_CLASS, MOST_IMAGES = 60, 2, 1200
 CANDIDATES = 4
@@ -32,6 +33,7 @@ def load(  # noqa: PLR0913 - one argument per thing a user may say about data
     calibration_per_class: int | None = None,
     seed: int = 0,
     folders: Sequence[Path] = (),
+    kind: Kind = "classes",
 ) -> CalibrationSet:
     """Return the images that `data` stands for, in three splits that share no image.
 
@@ -45,6 +47,7 @@ def load(  # noqa: PLR0913 - one argument per thing a user may say about data
         calibration_per_class: Beats the description's `per_class`.
         seed: Another seed, other splits.
         folders: Where named descriptions lie, first found first taken.
+        kind: What the images are labelled with.
 
     Raises:
         DataError: The data, or their description, are wrong or missing.
@@ -54,32 +57,38 @@ def load(  # noqa: PLR0913 - one argument per thing a user may say about data
         raise ConfigError(f"{calibration_per_class} calibration images per class; give 1 or more.")
     flags = flags_settings(overrides or {})
     description = describe(data, folders)
-    listings = _listings(description)
+    listings = _listings(description, kind)
     shares = _shares(description, calibration_per_class, seed)
     preprocess = _preprocess(description, listings, default, flags)
     classes, notes = class_names(listings, description.classes)
+    if kind == "masks" and description.classes is None and not any(x.classes for x in listings):
+        raise DataError(f"{description.path}: give the names of the classes as `classes` or `classes_file`.")
     if shares.per_class is None:
-        shares = replace(shares, per_class=enough_per_class(len(classes)))
+        several = len(classes) if kind == "classes" else 1
+        shares = replace(shares, per_class=enough_per_class(several))
     if len(listings) > 1:
         listings[0] = _thinned(listings[0], shares)
     pool, *others = [_samples(listing, classes) for listing in listings]
     samples, left_out = divide(pool, others[0] if others else None, shares, where=str(description.path))
     notes += [note for listing in listings for note in listing.notes]
-    notes += left_out + _missing(samples, classes)
+    notes += left_out + (_missing(samples, classes) if kind == "classes" else [])
     log.info("%s: %s", description.name, ", ".join(f"{len(samples[split])} {split}" for split in Split))
     return CalibrationSet(
         name=description.name,
         classes=classes,
         preprocess=preprocess,
         samples=samples,
-        digest=_digest(samples, classes, preprocess),
+        digest=_digest(samples, classes, preprocess, description.code),
+        kind=kind,
+        code=description.code,
         notes=tuple(notes),
     )
 
 
-def _listings(description: Description) -> list[Listing]:
+def _listings(description: Description, kind: Kind) -> list[Listing]:
     """Return what the calibration source holds, and the evaluation source where there is one."""
-    listings = [list_images(source) for source in description.sources()]
+    read = {"classes": list_images, "masks": list_masked, "values": list_masked, "boxes": list_images}[kind]
+    listings = [read(source) for source in description.sources(kind)]
     if len({listing.floats for listing in listings}) > 1:
         raise DataError(
             f"{description.path}: one source holds floats and the other one bytes; save both in the same way."
@@ -132,7 +141,14 @@ def _thinned(listing: Listing, shares: Shares) -> Listing:
 def _samples(listing: Listing, classes: Sequence[str]) -> list[Sample]:
     """Return the entries with label numbers and digests."""
     return [
-        Sample(source=entry.source, label=label, digest=entry.digest or digest_file(Path(entry.source)))
+        Sample(
+            source=entry.source,
+            label=label,
+            digest=entry.digest or digest_file(Path(entry.source)),
+            mask=entry.answer,
+            boxes=entry.boxes,
+            answer_digest=entry.answer_digest,
+        )
         for entry, label in zip(listing.entries, label_numbers(listing.entries, classes), strict=True)
     ]
 
@@ -149,8 +165,14 @@ def _missing(samples: Mapping[Split, Sequence[Sample]], classes: Sequence[str]) 
     return notes
 
 
-def _digest(samples: Mapping[Split, Iterable[Sample]], classes: Sequence[str], preprocess: Preprocess) -> str:
+def _digest(
+    samples: Mapping[Split, Iterable[Sample]], classes: Sequence[str], preprocess: Preprocess, code: MaskCode
+) -> str:
     """Return a digest of everything that decides the inputs and labels; file names do not."""
-    parts = {split: [(sample.digest, sample.label) for sample in samples[split]] for split in Split}
-    text = json.dumps([parts, list(classes), asdict(preprocess)], sort_keys=True)
+    parts = {
+        split: [(x.digest, x.label, *([x.answer_digest] if x.answer_digest else ())) for x in samples[split]]
+        for split in Split
+    }
+    masks = [asdict(code)] if any(sample.mask for split in Split for sample in samples[split]) else []
+    text = json.dumps([parts, list(classes), asdict(preprocess), *masks], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -17,6 +17,7 @@ from edgeprune.calibration.arrays import ROLES, Purpose, read_npz, role
 from edgeprune.calibration.listing import Source, sub_folders
 from edgeprune.calibration.preprocess import settings
 from edgeprune.errors import DataError
+from edgeprune.records import Kind, MaskCode
 
 CLOSED = pydantic.ConfigDict(extra="forbid")
 SUFFIXES = (".toml", ".csv", ".npz")
@@ -29,6 +30,8 @@ class CalibrationPart:
     source: str
     images: str | None = None
     labels: str | None = None
+    masks: str | None = None
+    boxes: str | None = None
     per_class: Annotated[int, Field(ge=1)] | None = None
     validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
@@ -40,6 +43,8 @@ class EvaluationPart:
     source: str
     images: str | None = None
     labels: str | None = None
+    masks: str | None = None
+    boxes: str | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
 
 
@@ -52,6 +57,8 @@ class Keys:
     name: str | None = None
     classes: list[str] | None = None
     classes_file: str | None = None
+    ignore: list[int] = field(default_factory=lambda: [255])
+    colors: list[tuple[int, int, int]] | None = None
     preprocess: dict[str, object] = field(default_factory=dict)
 
 
@@ -67,7 +74,11 @@ class Description:
     preprocess: dict[str, object]
     """Checked fields of `Preprocess`, as far as given."""
 
-    def sources(self) -> list[Source]:
+    @property
+    def code(self) -> MaskCode:
+        return MaskCode(ignore=tuple(self.keys.ignore), colors=tuple(self.keys.colors or ()))
+
+    def sources(self, kind: Kind) -> list[Source]:
         """Return where the images lie: for calibration, then for evaluation if given."""
         folder = self.path.parent if self.path.suffix.lower() == ".toml" else Path()
         parts: list[tuple[Purpose, CalibrationPart | EvaluationPart | None]] = [
@@ -75,17 +86,34 @@ class Description:
             ("evaluation", self.keys.evaluation),
         ]
         sources = [
-            Source(path=folder / part.source, purpose=purpose, images=part.images, labels=part.labels)
+            Source(
+                path=folder / part.source,
+                purpose=purpose,
+                images=part.images,
+                labels=part.labels,
+                kind=kind,
+                answers=_answers(part, folder),
+            )
             for purpose, part in parts
             if part is not None
         ]
         for source in sources:
+            if source.answers is not None and not source.answers.exists():
+                raise DataError(
+                    f"{self.path}: no masks or boxes at {source.answers}; paths are as seen from the "
+                    "folder of the description."
+                )
             if not source.path.exists():
                 raise DataError(
                     f"{self.path}: no {source.purpose} images at {source.path}; set `source` to a folder, "
                     "a .csv or an .npz, as seen from the folder of the description."
                 )
         return sources
+
+
+def _answers(part: CalibrationPart | EvaluationPart, folder: Path) -> Path | None:
+    given = part.masks or part.boxes
+    return folder / given if given else None
 
 
 def describe(data: str, folders: Sequence[Path]) -> Description:

@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 
 from edgeprune.calibration.arrays import Array, Picture, Place, images_of, picture, place_of, read_npz
+from edgeprune.calibration.masks import decode_mask, shaped_mask
 from edgeprune.calibration.pixels import output_size, preprocess_floats, preprocess_image
 from edgeprune.calibration.preprocess import channels_of
 from edgeprune.errors import DataError
-from edgeprune.records import CalibrationSet, Floats, InputSpec, Ints, Preprocess, Sample, Split
+from edgeprune.records import CalibrationSet, Floats, InputSpec, Labels, Preprocess, Sample, Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,17 @@ class Opened:
         image: Array = self.arrays[key][place.index]
         return image
 
+    def array(self, place: Place) -> Array:
+        """Return one element of an array as it is."""
+        key = (place.file, place.array)
+        if key not in self.arrays:
+            self.arrays[key] = read_npz(Path(place.file), [place.array])[place.array]
+        element: Array = self.arrays[key][place.index]
+        return element
 
-def batches(data: CalibrationSet, split: Split, *, size: int) -> Iterator[tuple[Floats, Ints]]:
-    """Yield inputs (n, C, H, W) and labels (n,) in the order of the split; the last batch may be short.
+
+def batches(data: CalibrationSet, split: Split, *, size: int) -> Iterator[tuple[Floats, Labels]]:
+    """Yield inputs (n, C, H, W) and labels in the order of the split; the last batch may be short.
 
     Raises a DataError for an image that does not decode or comes out in another shape than the first.
     """
@@ -47,8 +56,7 @@ def batches(data: CalibrationSet, split: Split, *, size: int) -> Iterator[tuple[
     samples = data.samples[split]
     for start in range(0, len(samples), size):
         part = samples[start : start + size]
-        labels = np.array([sample.label for sample in part], dtype=np.int64)
-        yield _stacked(part, data.preprocess, opened), labels
+        yield _stacked(part, data.preprocess, opened), _labels(part, data, opened)
 
 
 def images(data: CalibrationSet, split: Split, indices: Sequence[int] | None = None) -> Floats:
@@ -56,6 +64,37 @@ def images(data: CalibrationSet, split: Split, indices: Sequence[int] | None = N
     samples = data.samples[split]
     chosen = samples if indices is None else [samples[index] for index in indices]
     return _stacked(chosen, data.preprocess, Opened())
+
+
+def labels(data: CalibrationSet, split: Split, indices: Sequence[int] | None = None) -> Labels:
+    """Return what a split, or these of its images, are judged against: class numbers, shape (N,), or masks,
+    shape (N, H, W), IGNORED where a pixel counts for nothing; or the numbers that an .npz has for them.
+    """
+    samples = data.samples[split]
+    chosen = samples if indices is None else [samples[index] for index in indices]
+    return _labels(chosen, data, Opened())
+
+
+def _labels(samples: Sequence[Sample], data: CalibrationSet, opened: Opened) -> Labels:
+    if data.kind == "masks":
+        return np.stack([_mask(sample, data, opened) for sample in samples])
+    if data.kind == "values":
+        places = [place_of(sample.mask) for sample in samples]
+        return np.stack([opened.array(place) for place in places if place is not None])
+    return np.array([sample.label for sample in samples], dtype=np.int64)
+
+
+def _mask(sample: Sample, data: CalibrationSet, opened: Opened) -> Labels:
+    place = place_of(sample.mask)
+    found = opened.array(place) if place is not None else _read(Path(sample.mask), decode=True)
+    mask = decode_mask(found, sample.mask, data.code, data.classes)
+    size = mask.shape
+    image = _source_size(sample, opened)
+    if size != image:
+        raise DataError(
+            f"{sample.mask}: is {size} (height, width), but its image {sample.source} is {image}."
+        )
+    return shaped_mask(mask, data.preprocess)
 
 
 def input_spec(data: CalibrationSet) -> InputSpec:
@@ -107,15 +146,21 @@ def _picture(sample: Sample, opened: Opened) -> Picture:
 
 def _output_size(sample: Sample, preprocess: Preprocess, opened: Opened) -> tuple[int, int]:
     """Return the (height, width) that an image will come out in."""
+    height, width = _source_size(sample, opened)
+    try:
+        return output_size(height, width, preprocess)
+    except DataError as err:
+        raise DataError(f"{sample.source}: {err}") from err
+
+
+def _source_size(sample: Sample, opened: Opened) -> tuple[int, int]:
+    """Return the (height, width) of an image as it lies on disk."""
     place = place_of(sample.source)
     if place is not None:
         height, width = opened.image(place).shape[:2]
     else:
         width, height = _read(Path(sample.source), decode=False).size
-    try:
-        return output_size(height, width, preprocess)
-    except DataError as err:
-        raise DataError(f"{sample.source}: {err}") from err
+    return height, width
 
 
 def _read(path: Path, *, decode: bool) -> Image.Image:

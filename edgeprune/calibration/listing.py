@@ -22,6 +22,7 @@ from edgeprune.calibration.arrays import (
     read_npz,
 )
 from edgeprune.errors import DataError
+from edgeprune.records import Box, Kind
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
@@ -42,6 +43,10 @@ class Entry:
     """Where the label is written: a line of a .csv, a folder, an element of an array."""
     digest: str = ""
     """Filled in at once for arrays, by `digest_file` for image files."""
+    answer: str = ""
+    """Where the mask lies: a path, or a place in an .npz."""
+    answer_digest: str = ""
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +72,9 @@ class Source:
     images: str | None = None
     labels: str | None = None
     """Names of arrays in an .npz file; None: find them."""
+    kind: Kind = "classes"
+    answers: Path | None = None
+    """A folder of masks, or a file or folder of boxes."""
 
 
 def list_images(source: Source) -> Listing:
@@ -98,6 +106,12 @@ def digest_file(path: Path) -> str:
 def sub_folders(path: Path) -> list[Path]:
     """Return the folders in a folder, hidden ones left out, by name."""
     return sorted(child for child in _children(path) if child.is_dir() and not child.name.startswith("."))
+
+
+def image_files(path: Path) -> list[Path]:
+    """Return the images in a folder and the folders below it, hidden ones left out."""
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not _in_hidden(file, path))
+    return [file for file in files if _is_image(file)]
 
 
 def _list_folder(path: Path) -> Listing:
@@ -161,7 +175,7 @@ def _list_npz(source: Source) -> Listing:
             source=str(Place(str(path), images_name, index)),
             label=label,
             where=str(Place(str(path), labels_name, index)),
-            digest=_digest_array(image, Place(str(path), images_name, index)),
+            digest=digest_array(image, Place(str(path), images_name, index)),
         )
         for index, (image, label) in enumerate(zip(images, labels, strict=True))
     )
@@ -173,7 +187,7 @@ def _list_npz(source: Source) -> Listing:
     )
 
 
-def _digest_array(image: Array, place: Place) -> str:
+def digest_array(image: Array, place: Place) -> str:
     """Return the sha256 of an image's pixels; refuses numbers that are not finite."""
     if image.dtype == np.float32 and not np.isfinite(image).all():
         raise DataError(f"{place}: has values that are NaN or infinite; leave the image out.")

@@ -36,7 +36,7 @@ def preprocess_image(image: Image.Image, preprocess: Preprocess) -> Floats:
 
     `mean` and `std` are in the order of the network's channels: blue first for color = bgr.
     """
-    shaped = _shape(_in_color(image, preprocess.color), preprocess)
+    shaped = reshaped(_in_color(image, preprocess.color), preprocess)
     pixels = np.asarray(shaped, dtype=np.float32)
     return _normalize(pixels.reshape(*pixels.shape[:2], -1), preprocess)
 
@@ -49,7 +49,7 @@ def preprocess_floats(pixels: Floats, preprocess: Preprocess) -> Floats:
     if preprocess.color == "gray" and pixels.shape[2] > 1:
         pixels = (pixels @ LUMA)[:, :, None]
     planes = [
-        np.asarray(_shape(Image.fromarray(np.ascontiguousarray(plane)), preprocess))
+        np.asarray(reshaped(Image.fromarray(np.ascontiguousarray(plane)), preprocess))
         for plane in np.moveaxis(pixels, 2, 0)
     ]
     if preprocess.color != "gray" and len(planes) == 1:
@@ -78,12 +78,16 @@ def _in_color(image: Image.Image, color: str) -> Image.Image:
     return rgb.convert("L") if color == "gray" else rgb
 
 
-def _shape(image: Image.Image, preprocess: Preprocess) -> Image.Image:
+def reshaped(
+    image: Image.Image, preprocess: Preprocess, resampling: Image.Resampling | None = None
+) -> Image.Image:
     """Resize, crop and rotate; any Pillow mode."""
     if preprocess.resize is not None:
         height, width = _resized(image.height, image.width, preprocess.resize)
         if (width, height) != image.size:
-            image = image.resize((width, height), RESAMPLING[preprocess.interpolation])
+            image = image.resize(
+                (width, height), RESAMPLING[preprocess.interpolation] if resampling is None else resampling
+            )
     if preprocess.crop is not None:
         height, width = preprocess.crop
         top, left = _margin(image.height, height), _margin(image.width, width)

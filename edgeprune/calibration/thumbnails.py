@@ -23,8 +23,8 @@ def thumbnails(data: CalibrationSet, split: Split, indices: Sequence[int]) -> li
     return [as_uri(picture(inputs, data.preprocess)) for inputs in images(data, split, indices)]
 
 
-def picture(inputs: Floats, preprocess: Preprocess) -> Image.Image:
-    """Turn one input, shape (C, H, W), back into an image, at most MOST_PIXELS on its longer side.
+def picture(inputs: Floats, preprocess: Preprocess, *, most: int = MOST_PIXELS) -> Image.Image:
+    """Turn one input, shape (C, H, W), back into an image, at most so many pixels on its longer side.
 
     Inputs that are no pixels of 0 to 255 (arrays of floats, taken as they are) are spread over that range.
     """
@@ -38,7 +38,7 @@ def picture(inputs: Floats, preprocess: Preprocess) -> Image.Image:
         pixels = 255 * (pixels - low) / max(high - low, 1e-9)
     array = pixels.round().clip(0, 255).astype(np.uint8)
     image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
-    image.thumbnail((MOST_PIXELS, MOST_PIXELS))
+    image.thumbnail((most, most))
     return image
 
 

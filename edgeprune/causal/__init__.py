@@ -16,11 +16,12 @@ from edgeprune.causal.fold import unfolded
 from edgeprune.causal.ordered import OrderedWalk
 from edgeprune.causal.program import Program, Values
 from edgeprune.causal.replay import Replay, zeroed
-from edgeprune.causal.verdict import Judge, make_judge, welch_z
+from edgeprune.causal.verdict import Choice, Judge, make_judge, welch_z
 from edgeprune.causal.walk import Rules, Walker, aligned_step, walk
 
 __all__ = [
     "Alone",
+    "Choice",
     "Crew",
     "Examiner",
     "Judge",

@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from edgeprune.causal.verdict import Doubles, Judge
-from edgeprune.records import Finding, Step
+from edgeprune.causal.verdict import Judge
+from edgeprune.records import Doubles, Finding, Step
 
 MIN_SHARD = 8
 """Images that one evaluation runs together at least."""
@@ -17,11 +17,14 @@ MIN_SHARD = 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shard:
-    """A run of whole classes, evaluated together."""
+    """A run of images, evaluated together: whole classes where images have one class each."""
 
     number: int
     images: slice
-    classes: range
+    scores: slice
+    """Of the judge's scores, those of these images."""
+    classes: tuple[int, ...]
+    """Classes of the test that have some of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +54,22 @@ class Outcome:
 
 
 def make_shards(judge: Judge, *, minimum: int = MIN_SHARD) -> tuple[Shard, ...]:
-    """Consecutive classes, together at least `minimum` images."""
+    """Consecutive classes (images, where these show several), together at least `minimum` images."""
+    several = len(np.unique(judge.images)) < len(judge.images)
+    last_of_image = np.flatnonzero(np.diff(judge.images, append=len(judge.images)))
+    ends = last_of_image if several else [int(c.places[-1]) for c in judge.classes]
     shards: list[Shard] = []
-    first, start = 0, 0
-    for number, test_class in enumerate(judge.classes):
-        stop = int(test_class.images[-1]) + 1
-        if stop - start >= minimum or number == len(judge.classes) - 1:
-            shards.append(Shard(len(shards), slice(start, stop), range(first, number + 1)))
-            first, start = number + 1, stop
+    start, first = 0, 0
+    for end in map(int, ends):
+        stop, image = end + 1, int(judge.images[end]) + 1
+        if image - first >= minimum or stop == len(judge.dense):
+            inside = tuple(
+                number
+                for number, test_class in enumerate(judge.classes)
+                if ((start <= test_class.places) & (test_class.places < stop)).any()
+            )
+            shards.append(Shard(len(shards), slice(first, image), slice(start, stop), inside))
+            start, first = stop, image
     return tuple(shards)
 
 
@@ -104,31 +115,38 @@ class Examiner:
         judge = self.judge
         z = np.full(judge.tests, np.nan)
         changed = np.full(len(judge.dense), np.nan)
-        effects, evaluated = 0.0, 0
+        waiting = [len(test_class.places) for test_class in judge.classes]
+        effects, looked_at, evaluated = 0.0, 0, 0
         finding = Finding.NEUTRAL
         for shard, found in self._each(scores):
-            images = np.arange(shard.images.start, shard.images.stop)
-            changed[shard.images] = found
-            effects += judge.effect(images, found) * len(images)
-            evaluated += len(images)
+            places = np.arange(shard.scores.start, shard.scores.stop)
+            changed[shard.scores] = found
+            effects += judge.effect(places, found) * len(places)
+            looked_at += len(places)
+            evaluated += shard.images.stop - shard.images.start
             for number in shard.classes:
-                z[number] = judge.z(number, found[judge.classes[number].images - shard.images.start])
-            if judge.pooled and evaluated == len(changed):
+                own = judge.classes[number].places
+                waiting[number] -= int(((own >= shard.scores.start) & (own < shard.scores.stop)).sum())
+                if not waiting[number]:
+                    z[number] = judge.z(number, changed[own])
+            if judge.pooled and looked_at == len(changed):
                 z[-1] = judge.pooled_z(changed)
             finding = judge.finding(z)
             if self.early_exit and (finding is Finding.CRITICAL or judge.pool_is_lost(changed)):
                 finding = Finding.CRITICAL
                 break
+        if np.isnan(z).all():  # the pool was lost before any class had all its images
+            z[-1] = judge.hopeful_z(changed)
         return Outcome(
             finding=finding,
-            effect=effects / evaluated,
+            effect=effects / looked_at,
             worst_z=float(np.nanmin(z)),
             worst_class=int(np.nanargmin(z)),
             evaluated=evaluated,
         )
 
     def all_scores(self, scores: Callable[[Shard], Doubles]) -> Doubles:
-        """Scores of all images, in their order."""
+        """All scores, in their order."""
         return np.concatenate(self.crew.gather(scores, self.shards))
 
     def _each(self, scores: Callable[[Shard], Doubles]) -> Iterator[tuple[Shard, Doubles]]:

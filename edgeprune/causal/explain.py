@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edgeprune.causal.evaluation import Examiner, Shard
-from edgeprune.causal.verdict import Doubles, Judge
-from edgeprune.records import GroupEffects, UnitEffect
+from edgeprune.causal.verdict import Judge
+from edgeprune.records import Doubles, GroupEffects, UnitEffect
 
 Scores = Callable[[Shard, str, int], Doubles]
 """Scores σ* of one shard's images with one unit of a group taken out."""
@@ -45,13 +45,13 @@ def explain(
 
 
 def _effect(unit: int, changed: Doubles, judge: Judge) -> UnitEffect:
-    z = [judge.z(number, changed[test.images]) for number, test in enumerate(judge.classes)]
+    z = [judge.z(number, changed[test.places]) for number, test in enumerate(judge.classes)]
     if judge.pooled:
         z.append(judge.pooled_z(changed))
     return UnitEffect(
         unit=unit,
         finding=judge.finding(np.array(z)),
         effect=judge.effect(np.arange(len(changed)), changed),
-        effects=tuple(judge.effect(images, changed[images]) for _, images in judge.members),
+        effects=tuple(judge.effect(places, changed[places]) for _, places in judge.members),
         z=tuple(z),
     )

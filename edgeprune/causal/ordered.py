@@ -13,9 +13,8 @@ from typing import Protocol
 from torch import Tensor
 
 from edgeprune.causal.evaluation import Examiner, Shard
-from edgeprune.causal.verdict import Doubles
 from edgeprune.errors import JournalError
-from edgeprune.records import Step
+from edgeprune.records import Doubles, Step
 
 Units = dict[str, tuple[int, ...]]
 Changed = Mapping[str, Tensor]

@@ -1,9 +1,9 @@
 """Scores under an intervention -> verdict: the any-class test of C-SWAP (METHODS §1).
 
-For each class k over its correctly classified calibration images (n_k of them), a one-sided two-sample Welch
-test compares the scores under the intervention, σ*, with those of the dense network, σ:
-z_k = (mean σ* - mean σ) / sqrt(s²/n_k + s*²/n_k). Published: score, any-class rule, α. The test is a
-reconstruction, and so an option: `TESTS`. So is how images are combined: `COMBINATIONS`.
+For each class k over the calibration images in which the dense network gets it right (n_k of them), a
+one-sided two-sample Welch test compares the scores under the intervention, σ*, with those of the dense
+network, σ: z_k = (mean σ* - mean σ) / sqrt(s²/n_k + s*²/n_k). Published: score, any-class rule, α. The test
+is a reconstruction, and so an option: `TESTS`. So is how images are combined: `COMBINATIONS`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from edgeprune.errors import DataError
-from edgeprune.records import ALL_CLASSES, Finding, Ints
-
-Doubles = NDArray[np.float64]
+from edgeprune.records import ALL_CLASSES, Bools, Doubles, Finding, Ints, Scored
 
 MIN_SAMPLES = 10
-"""Classes with fewer correctly classified images are merged with their nearest."""
+"""Classes with fewer scores are merged with their nearest."""
 LARGE_SAMPLE = 30
 """From here on the normal quantile serves; below, Student's t with 2 n - 2 degrees of freedom."""
 MIN_SCORE = 1e-6
@@ -35,8 +32,8 @@ class TestClass:
     """One class, or several merged ones, of the test."""
 
     name: str
-    images: Ints
-    """Which of the calibration images (correctly classified by the dense network) it holds."""
+    places: Ints
+    """Which of the judge's scores are its own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,15 +41,17 @@ class Judge:
     """Judges scores against the dense network's.
 
     Attributes:
-        classes: The classes of the test; together they hold every image once.
-        dense: Score of the dense network per image, shape (N,), in [0, 1]; of another one after `against`.
+        classes: The classes of the test; together they hold every score once.
+        dense: The dense network's scores, in [0, 1]; those of another one after `against`.
+        images: The image of each score, ascending; images that show several classes have several.
         quantiles: How far z may fall, per test: one a class, and one for the pool where there is one.
-        pooled: Whether all images together are one more class of the test (the last).
+        pooled: Whether all scores together are one more class of the test (the last).
         test: Which of `TESTS`.
     """
 
     classes: tuple[TestClass, ...]
     dense: Doubles
+    images: Ints
     quantiles: Doubles
     pooled: bool = False
     test: str = "welch"
@@ -64,8 +63,8 @@ class Judge:
 
     @property
     def members(self) -> list[tuple[str, Ints]]:
-        """Name and images of each test."""
-        found = [(c.name, c.images) for c in self.classes]
+        """Name and scores of each test."""
+        found = [(c.name, c.places) for c in self.classes]
         return [*found, (ALL_CLASSES, np.arange(len(self.dense)))] if self.pooled else found
 
     @property
@@ -74,27 +73,28 @@ class Judge:
 
         The paired test calls smaller falls significant where scores fall together.
         """
-        spread = np.array([self.dense[images].std(ddof=1) for _, images in self.members])
-        counts = np.array([len(images) for _, images in self.members])
+        spread = np.array([self.dense[places].std(ddof=1) for _, places in self.members])
+        counts = np.array([len(places) for _, places in self.members])
         return np.asarray(self.quantiles * spread * np.sqrt(2 / counts), dtype=np.float64)
 
     def z(self, number: int, scores: Doubles) -> float:
-        """z of one class; `scores` are those of its images under the intervention."""
-        return TESTS[self.test].z(scores, self.dense[self.classes[number].images])
+        """z of one class; `scores` are its own under the intervention."""
+        return TESTS[self.test].z(scores, self.dense[self.classes[number].places])
 
     def pooled_z(self, scores: Doubles) -> float:
-        """z of all images together."""
+        """z of all scores together."""
         return TESTS[self.test].z(scores, self.dense)
 
+    def hopeful_z(self, scores: Doubles) -> float:
+        """z of all scores together if those not looked at yet (NaN) lost nothing."""
+        return self.pooled_z(np.where(np.isnan(scores), self.dense, scores))
+
     def pool_is_lost(self, scores: Doubles) -> bool:
-        """Whether all images together come out worse even if those not looked at yet (NaN) lost nothing.
+        """Whether all scores together come out worse even if those not looked at yet (NaN) lost nothing.
 
         Taking this for the verdict may keep a unit that could go, and never removes one that must stay.
         """
-        if not self.pooled:
-            return False
-        hopeful = np.where(np.isnan(scores), self.dense, scores)
-        return self.pooled_z(hopeful) < -float(self.quantiles[-1])
+        return self.pooled and self.hopeful_z(scores) < -float(self.quantiles[-1])
 
     def relaxed(self, factor: float) -> Judge:
         """A judge that lets scores fall further, by this factor on the quantiles."""
@@ -104,9 +104,9 @@ class Judge:
         """A judge that compares with these scores instead of the dense network's."""
         return replace(self, dense=scores)
 
-    def effect(self, images: Ints, scores: Doubles) -> float:
-        """Causal effect ξ over these images: mean of (σ* - σ) / σ; σ is clipped at 1e-6, NaN is σ* = 0."""
-        dense = np.maximum(self.dense[images], MIN_SCORE)
+    def effect(self, places: Ints, scores: Doubles) -> float:
+        """Causal effect ξ over these scores: mean of (σ* - σ) / σ; σ is clipped at 1e-6, NaN is σ* = 0."""
+        dense = np.maximum(self.dense[places], MIN_SCORE)
         return float(np.mean((np.nan_to_num(scores, nan=0.0) - dense) / dense))
 
     def finding(self, z: Doubles) -> Finding:
@@ -167,54 +167,73 @@ def quantiles(counts: Ints, alpha: float, *, test: str = "welch") -> Doubles:
     return np.asarray(np.where(counts < LARGE_SAMPLE, students, stats.norm.ppf(1 - alpha)), dtype=np.float64)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """Which images and scores a judge looks at.
+
+    Attributes:
+        images: Image numbers; class by class where images have one class each, else ascending.
+        scores: Of the scores that these images have, in this order: whether the judge looks at it.
+    """
+
+    images: Ints
+    scores: Bools
+
+
 def make_judge(  # noqa: PLR0913  # what to judge by, and each reconstruction of METHODS §1
-    probabilities: Doubles,
-    labels: Ints,
+    scored: Scored,
     names: Sequence[str],
     *,
     alpha: float,
     pooled: bool = False,
     test: str = "welch",
     combine: str = "any-class",
-) -> tuple[Judge, Ints]:
-    """A judge from the dense network's outputs, and the images it judges by.
+) -> tuple[Judge, Choice]:
+    """A judge from what the dense network makes of the calibration images, and what it looks at.
 
     Args:
-        probabilities: Softmax of the dense network, shape (N, K).
-        labels: True classes, shape (N,).
+        scored: The dense network's scores.
         names: Class names.
         alpha: Level of the test.
-        pooled: Whether all images together are tested as well.
+        pooled: Whether all scores together are tested as well.
         test: Which of `TESTS`.
         combine: Which of `COMBINATIONS`.
 
     Returns:
-        The judge, and the numbers of the correctly classified images: class by class, so that a class lies in
-        one stretch. Image numbers inside the judge count within these.
+        The judge, whose image numbers count within the chosen ones, and the choice. Images of one class each
+        are put class by class, so that a class lies in one stretch.
 
     Raises:
-        DataError: too few images are classified correctly.
+        DataError: the network gets too little right.
     """
-    correct = np.flatnonzero(probabilities.argmax(axis=1) == labels)
-    if len(correct) < MIN_SAMPLES:
+    right = np.flatnonzero(scored.right)
+    if len(right) < MIN_SAMPLES:
         raise DataError(
-            f"the dense network gets {len(correct)} of {len(labels)} calibration images right, and the "
+            f"the dense network gets {len(right)} of {len(scored.scores)} calibration images right, and the "
             f"causal test needs {MIN_SAMPLES}; check preprocessing and labels, or give more images."
         )
-    order: list[int] = []
-    classes = []
-    for members in COMBINATIONS[combine](probabilities[correct], labels[correct]):
-        inside = correct[np.isin(labels[correct], members)]
-        inside = inside[np.argsort(labels[inside], kind="stable")]
-        images = np.arange(len(order), len(order) + len(inside), dtype=np.int64)
-        name = ALL_CLASSES if combine == "pooled" else "+".join(names[m] for m in members)
-        classes.append(TestClass(name, images))
-        order += inside.tolist()
+    merged = COMBINATIONS[combine](scored.profiles[right], scored.classes[right])
+    of_class = {number: place for place, members in enumerate(merged) for number in members}
+    groups = np.array([of_class[int(k)] for k in scored.classes[right]])
+    if len(np.unique(scored.images)) == len(scored.images):
+        order = np.lexsort((scored.classes[right], groups))
+        right, groups = right[order], groups[order]
+        images, numbers = scored.images[right], np.arange(len(right), dtype=np.int64)
+        looked_at = np.ones(len(right), dtype=np.bool_)
+    else:
+        images, numbers = np.unique(scored.images[right], return_inverse=True)
+        looked_at = scored.right[np.isin(scored.images, images)]
+    classes = tuple(
+        TestClass(
+            ALL_CLASSES if combine == "pooled" else "+".join(names[m] for m in members),
+            np.flatnonzero(groups == place),
+        )
+        for place, members in enumerate(merged)
+    )
     pooled = pooled and combine != "pooled"
-    chosen = np.array(order, dtype=np.int64)
-    scores = probabilities[chosen, labels[chosen]].astype(np.float64)
-    counts = np.array([len(c.images) for c in classes] + [len(order)] * pooled, dtype=np.int64)
-    return Judge(tuple(classes), scores, quantiles(counts, alpha, test=test), pooled, test), chosen
+    counts = np.array([len(c.places) for c in classes] + [len(right)] * pooled, dtype=np.int64)
+    limits = quantiles(counts, alpha, test=test)
+    return Judge(classes, scored.scores[right], numbers, limits, pooled, test), Choice(images, looked_at)
 
 
 def any_class(probabilities: Doubles, labels: Ints) -> list[tuple[int, ...]]:

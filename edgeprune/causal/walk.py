@@ -20,8 +20,8 @@ from typing import Literal, Protocol
 
 from edgeprune.causal.evaluation import Alone, Crew, Examiner, Shard
 from edgeprune.causal.schedule import Schedule
-from edgeprune.causal.verdict import Doubles, Judge
-from edgeprune.records import ChannelGroup, Finding, Step
+from edgeprune.causal.verdict import Judge
+from edgeprune.records import ChannelGroup, Doubles, Finding, Step
 
 KNOWN = "known from the test of more units at once"
 

@@ -30,6 +30,7 @@ from edgeprune.cli.flags import (
     Rules,
     SamplesPerClass,
     Seed,
+    Task,
     known_methods,
     known_targets,
     share,
@@ -71,7 +72,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     model: Annotated[
         str | None,
         typer.Option(
-            help="torchvision:NAME, python:module:factory, python:file.py:factory, FILE.pt2, example:digits.",
+            help="torchvision:NAME, python:module:factory, python:file.py:factory, FILE.pt2, example:scenes.",
             rich_help_panel=INPUT,
         ),
     ] = None,
@@ -88,6 +89,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
             rich_help_panel=INPUT,
         ),
     ] = None,
+    task: Task = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -263,6 +265,8 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     """Prune, export and measure a network; end with the verdict and the report's path.
 
     [dim]edgeprune build --target openvino[/dim]
+
+    [dim]edgeprune build --task segmentation[/dim]
 
     [dim]edgeprune build --model torchvision:resnet18 --weights w.pth --data photos --max-latency 9ms[/dim]
     """

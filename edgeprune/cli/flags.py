@@ -47,6 +47,10 @@ ConfigFile = Annotated[
 Model = Annotated[str | None, typer.Option(help="As of `build`.", rich_help_panel=INPUT)]
 Weights = Annotated[str | None, typer.Option(help="As of `build`.", rich_help_panel=INPUT)]
 Data = Annotated[str | None, typer.Option(help="As of `build`.", rich_help_panel=INPUT)]
+Task = Annotated[
+    str | None,
+    typer.Option(help="classification, segmentation or python:file.py:function.", rich_help_panel=INPUT),
+]
 Target = Annotated[
     str | None,
     typer.Option(

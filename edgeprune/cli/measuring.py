@@ -271,7 +271,8 @@ def show_measurement(found: Measurement, names: list[str]) -> None:
 
 
 def show_accuracies(reports: Mapping[str, Report]) -> None:
-    table = Table("run", "top-1", "95 % interval", "images", "model size")
+    metrics = {report.accuracy_change.metric for report in reports.values()}
+    table = Table("run", metrics.pop() if len(metrics) == 1 else "accuracy", "95 % CI", "images", "size")
     for name, report in reports.items():
         accuracy, size = report.accuracy[report.deployed], report.artifacts[report.deployed].size_bytes
         top1 = accuracy.top1

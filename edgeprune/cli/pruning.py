@@ -40,6 +40,7 @@ def prune(  # noqa: PLR0913, PLR0917  # one argument for each flag
     model: flags.Model = None,
     weights: flags.Weights = None,
     data: flags.Data = None,
+    task: flags.Task = None,
     target: flags.Target = None,
     method: Annotated[str | None, typer.Option(help="As of `build`.", rich_help_panel=flags.SEARCH)] = None,
     compensate: Annotated[

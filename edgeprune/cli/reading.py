@@ -70,10 +70,11 @@ def compare_runs(runs: list[Path], out: Path, *, as_json: bool) -> None:
     ]
     write_text(out, comparison.render(found))
     rows = comparison.rows(found)
+    metric = comparison.common_metric([report for *_, report in found])
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
         return
-    table = Table("run", "model", "target", "verdict", "top-1", "change", "p50", "over dense")
+    table = Table("run", "model", "target", "verdict", metric, "change", "p50", "over dense")
     for row in rows:
         table.add_row(
             *(escape(text) for text in (row.name, row.model, row.target, row.status_words)),

@@ -33,6 +33,7 @@ def sweep(  # noqa: PLR0913, PLR0917  # one argument for each flag
     model: flags.Model = None,
     weights: flags.Weights = None,
     data: flags.Data = None,
+    task: flags.Task = None,
     target: flags.Target = None,
     out: Annotated[
         Path,
@@ -104,10 +105,11 @@ def read_ratios(text: str) -> tuple[float, ...]:
 
 def as_record(curve: Curve) -> dict[str, object]:
     """A curve in numbers; which images were right stays in the run folder's stages."""
-    dense = sum(curve.dense) / len(curve.dense)
+    dense = curve.dense_accuracy
     return {
         "method": curve.label,
-        "images": len(curve.dense),
+        "metric": curve.metric,
+        "images": curve.images or len(curve.dense),
         "dense_accuracy": dense,
         "sauce": {name: getattr(curve.sauce, name) for name in ("value", "low", "high")},
         "sauce_relative": {name: getattr(curve.sauce, name) / dense for name in ("value", "low", "high")}
@@ -135,9 +137,9 @@ def point_words(point: CurvePoint) -> str:
 def show(curves: Sequence[Curve], files: Sequence[Path]) -> None:
     """The table, best method first, and where the files lie."""
     console = Console()
-    table = Table("method", "SAUCE", "95 % CI", "/ dense accuracy", "dense", "accuracy at")
+    table = Table("method", "SAUCE", "95 % CI", "/ dense accuracy", "dense", f"{curves[0].metric} at")
     for curve in sorted(curves, key=lambda curve: -curve.sauce.value):
-        dense, area = sum(curve.dense) / len(curve.dense), curve.sauce
+        dense, area = curve.dense_accuracy, curve.sauce
         table.add_row(
             escape(curve.label),
             f"{area.value:.4f}",

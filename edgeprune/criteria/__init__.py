@@ -41,6 +41,10 @@ CRITERIA: dict[str, Callable[[Subject, int], Scores]] = {
     "budget-aware": budget_aware,
 }
 NAMES: tuple[str, ...] = tuple(CRITERIA)
+OF_ONE_CLASS = ("integrated-gradients", "lrp", "i-lrp", "class-aware", "budget-aware")
+"""Those that start at the score of an image's one class."""
+OF_CLASSES = ("gradient", "taylor", *OF_ONE_CLASS)
+"""Those that need a class for each image or pixel."""
 
 
 def score(name: str, subject: Subject, *, seed: int = 0, kept_share: float = 0.5) -> Scores:
@@ -60,6 +64,10 @@ def score(name: str, subject: Subject, *, seed: int = 0, kept_share: float = 0.5
     """
     if name not in CRITERIA:
         raise InputError(f"{name} is no criterion; choose one of {', '.join(NAMES)}.")
+    if name in OF_ONE_CLASS and subject.labels.ndim != 1:
+        raise InputError(f"{name} needs images of one class each; taylor or variance do without.")
+    if name in OF_CLASSES and subject.labels.is_floating_point():
+        raise InputError(f"{name} needs a class for each image or pixel; variance does without.")
     if name == "budget-aware":
         return checked(name, budget_aware(subject, seed, kept_share=kept_share), subject)
     return checked(name, CRITERIA[name](subject, seed), subject)

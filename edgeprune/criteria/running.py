@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from edgeprune.criteria.reading import Reading
 from edgeprune.errors import ModelError
+from edgeprune.records import IGNORED
 
 Touch = Callable[[fx.Node, Tensor], Tensor]
 """What a layer reads instead of its data input."""
@@ -92,7 +93,7 @@ def with_taps(graph: fx.GraphModule, readings: Iterable[Reading], images: Tensor
     except (NotImplementedError, RuntimeError) as err:
         reason = str(err).strip().splitlines()[0]
         raise ModelError(f"the network runs without gradients only: {reason}.") from err
-    return class_scores(logits), tap.taps
+    return logits, tap.taps
 
 
 def slopes(target: Tensor, taps: Taps) -> Taps:
@@ -103,11 +104,15 @@ def slopes(target: Tensor, taps: Taps) -> Taps:
 
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the true classes, summed over images.
+    """Cross-entropy of the true classes, summed over images, and over the pixels of masks.
 
     In double precision from the logits on: a confident network's gradient would be rounded to zero.
     """
-    return functional.cross_entropy(logits.double(), labels, reduction="sum")
+    if labels.ndim == 1:
+        return functional.cross_entropy(class_scores(logits).double(), labels, reduction="sum")
+    masks = functional.interpolate(labels[:, None].double(), size=logits.shape[2:], mode="nearest-exact")
+    truth = masks[:, 0].long()
+    return functional.cross_entropy(logits.double(), truth, reduction="sum", ignore_index=IGNORED)
 
 
 def class_scores(logits: object) -> Tensor:

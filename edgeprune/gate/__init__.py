@@ -134,7 +134,7 @@ def _judge(budget: Budget, evidence: Evidence) -> Verdict:
     checks = [check(limit, evidence) for limit in limits(budget)]
     outcome = _worst(found.outcome for found in checks if not found.warns)
     change = evidence.accuracy_change
-    trade = _trade(change.drop.value, evidence.measurement)
+    trade = _trade(change, evidence.measurement)
     sentence = _sentence(checks, outcome, trade)
     limited = any(limit.figure is Figure.ACCURACY and limit.basis is Basis.DENSE for limit in limits(budget))
     if not limited and change.drop.low > NOTABLE_DROP:
@@ -165,10 +165,10 @@ def _sentence(checks: list[Check], outcome: Outcome, trade: str) -> str:
     return f"{lead}: {worst}; {trade}."
 
 
-def _trade(drop: float, measurement: Measurement) -> str:
+def _trade(accuracy_change: AccuracyChange, measurement: Measurement) -> str:
     """Say what was won and what it cost: `2.13x faster (95 % CI 2.04 to 2.22) for -0.42 points top-1`."""
     ratio = measurement.ratio
-    change = words.points_changed(drop)
+    change = words.points_changed(accuracy_change.drop.value, accuracy_change.metric)
     joint = "for" if ratio.high < 1 and change.startswith("-") else "with"
     disturbed = ", in a disturbed measurement" if measurement.quality == "noisy" else ""
     return f"{_speed(ratio)} {joint} {change}{disturbed}"

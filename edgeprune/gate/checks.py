@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from edgeprune import paired
 from edgeprune.gate import words
@@ -47,7 +48,9 @@ OTHERS = {Basis.DENSE: "dense", Basis.BASELINE: "the baseline"}
 def check(limit: Limit, evidence: Evidence) -> Check:
     """Hold one limit against what was measured."""
     if limit.figure is Figure.ACCURACY:
-        return _accuracy(limit, evidence)
+        found, metric = _accuracy(limit, evidence), evidence.accuracy_change.metric
+        named = NAMES[Figure.ACCURACY] if metric == "top-1" else metric
+        return replace(found, budget=found.budget.replace(NAMES[Figure.ACCURACY], named))
     if limit.figure is Figure.CLASS_ACCURACY:
         return _class_accuracy(limit, evidence)
     if limit.basis is not Basis.ABSOLUTE:
@@ -220,10 +223,10 @@ def drop_against_dense(limit: Limit, change: AccuracyChange) -> Check:
         reasons.append("on other images the drop may exceed the limit, as the interval shows")
     if outcome is Outcome.OVER and drop.low <= limit.value:
         reasons.append("on other images the drop may be within the limit, as the interval shows")
-    reasons.append(f"exact McNemar p {words.p_value(change.p_value)}")
+    reasons.append(f"{change.test} p {words.p_value(change.p_value)}")
     bounds = f"95 % CI {100 * drop.low:.2f} to {100 * drop.high:.2f}"
     return Check(
-        budget="accuracy drop, top-1",
+        budget=f"accuracy drop, {change.metric}",
         limit=f"{100 * limit.value:g} points",
         value=f"{words.points(drop.value)} ({bounds})",
         outcome=outcome,

@@ -12,9 +12,9 @@ _MB = 1_000_000
 _COUNTS = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
 
 
-def points_changed(drop: float) -> str:
+def points_changed(drop: float, metric: str) -> str:
     change = f"{-100 * drop:+.2f}"
-    return "unchanged top-1" if change in {"+0.00", "-0.00"} else f"{change} points top-1"
+    return f"unchanged {metric}" if change in {"+0.00", "-0.00"} else f"{change} points {metric}"
 
 
 def p_value(p: float) -> str:

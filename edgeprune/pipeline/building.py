@@ -9,14 +9,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 from safetensors.torch import load_file, save
 
 from edgeprune import calibration, gate, measure, report, runtime, tasks
 from edgeprune.config import BuildConfig
 from edgeprune.data_files import data_folder
 from edgeprune.errors import JournalError
-from edgeprune.pipeline import sharing, telling
+from edgeprune.pipeline import evaluating, sharing, telling
 from edgeprune.pipeline.deploying import make_export, onnx_options
 from edgeprune.pipeline.digests import LIBRARIES, digest, images_digest, network_digest, versions
 from edgeprune.pipeline.forms import with_forms
@@ -24,15 +23,15 @@ from edgeprune.pipeline.inputs import Inputs, data_source
 from edgeprune.pipeline.kept import check_groups, keep_settings, walk_inputs
 from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions, asked_options
 from edgeprune.pipeline.pruning import Analysed, Found, analyse, find_units
-from edgeprune.pipeline.quantizing import changes, quantized, with_room_for_int8
+from edgeprune.pipeline.quantizing import quantized, with_room_for_int8
 from edgeprune.pipeline.saving import PrunedModel, make_pruned
+from edgeprune.pipeline.tasking import kind_of, make_task, task_settings
 from edgeprune.pipeline.watching import Silence, Watcher
 from edgeprune.records import (
     Accuracy,
     Budget,
     Export,
     InputSpec,
-    Ints,
     Layout,
     Measurement,
     Pruning,
@@ -43,9 +42,6 @@ from edgeprune.records import (
 from edgeprune.runfolder import Journal, RunFolder, file_digest, write_atomically
 
 PARITY_IMAGES = 8
-PROGRESS_EVERY = 8
-DEVICE_IMAGES = 128
-"""Each batch is a conversation with the device."""
 WEIGHTS = "walk.safetensors"
 REPORTS = ("report.json", "report.html", "report.md")
 
@@ -89,6 +85,7 @@ class Build:
             calibration_per_class=self.config.samples_per_class,
             seed=self.config.seed,
             folders=(Path("calibration"), data_folder("calibration")),
+            kind=kind_of(self.config.task),
         )
 
     # what stages work on, made once when asked for ----------------------------------------------------
@@ -96,6 +93,10 @@ class Build:
     @cached_property
     def spec(self) -> InputSpec:
         return calibration.input_spec(self.data)
+
+    @cached_property
+    def task(self) -> tasks.Task:
+        return make_task(self.config.task, self.data.classes)
 
     @cached_property
     def analysed(self) -> Analysed:
@@ -134,14 +135,12 @@ class Build:
             calibration=self.labelled(Split.CALIBRATION),
             names=self.data.classes,
             validation=self.labelled(Split.VALIDATION) if self.data.samples[Split.VALIDATION] else None,
+            task=self.task,
         )
 
     def labelled(self, split: Split, count: int | None = None) -> Labelled:
-        labels = self.labels(split)[:count]
-        return Labelled(images=calibration.images(self.data, split, range(len(labels))), labels=labels)
-
-    def labels(self, split: Split) -> Ints:
-        return np.array([sample.label for sample in self.data.samples[split]], dtype=np.int64)
+        images = calibration.images(self.data, split, range(len(self.data.samples[split][:count])))
+        return Labelled(images=images, labels=calibration.labels(self.data, split, range(len(images))))
 
     # stages -------------------------------------------------------------------------------------------
 
@@ -244,30 +243,15 @@ class Build:
         return {name: self._accuracy(name, export) for name, export in self.exports.items()}
 
     def _accuracy(self, name: str, export: Export) -> Accuracy:
-        def make() -> Accuracy:
-            path = self.folder.path / export.artifact.path
-            predictions = self.answers(path, Split.EVALUATION, f"accuracy {name}")
-            return tasks.accuracy(predictions, self.labels(Split.EVALUATION), len(self.data.classes))
-
         inputs = {
             "artifact": export.artifact.digest,
             "data": images_digest(self.data, Split.EVALUATION),
             "runtime": self.runtime_digest,
         }
-        return self.stage(f"accuracy-{name}", Accuracy, inputs, make)
-
-    def answers(self, path: Path, split: Split, what: str) -> Ints:
-        """The classes that a file gives for the images of a split, on the target's runtime."""
-        predict = self.place.predictor(path) or runtime.load(
-            path, runtime=self.target.runtime, threads=self.target.threads
-        )
-        size = DEVICE_IMAGES if self.target.host else PROGRESS_EVERY
-        found: list[int] = []
-        for images, _ in calibration.batches(self.data, split, size=size):
-            found += predict(images).argmax(axis=1).tolist()
-            total = len(self.data.samples[split])
-            self.watcher.progress(what, len(found), total, "images on the target's runtime")
-        return np.array(found, dtype=np.int64)
+        if task := task_settings(self.config.task):
+            inputs["task"] = digest(task)
+        made = partial(evaluating.evaluate, self, name)
+        return self.stage(f"accuracy-{name}", Accuracy, inputs, made, files=lambda found: found.files)
 
     @cached_property
     def measurement(self) -> Measurement:
@@ -319,7 +303,7 @@ class Build:
     def report(self) -> Report:
         """Run all stages and write the report."""
         artifacts = {name: export.artifact for name, export in self.exports.items()}
-        changed = changes(self.accuracies, self.labels(Split.EVALUATION))
+        changed = evaluating.changes(self)
         change = changed[self.deployed]["dense"]
         verdict = gate.judge(
             self.budget,

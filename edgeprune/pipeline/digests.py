@@ -24,8 +24,13 @@ def digest(value: Mapping[str, object]) -> str:
 
 def images_digest(data: CalibrationSet, *splits: Split) -> str:
     """Of all that decides the inputs and labels of some splits; where the files lie does not."""
-    samples = {split.value: [(s.digest, s.label) for s in data.samples[split]] for split in splits}
-    return digest({**samples, "preprocess": repr(data.preprocess), "classes": data.classes})
+    samples = {
+        split.value: [(s.digest, s.label, *([s.answer_digest] if s.answer_digest else ())) for s in found]
+        for split in splits
+        for found in [data.samples[split]]
+    }
+    code = {} if data.kind == "classes" else {"kind": data.kind, "code": repr(data.code)}
+    return digest({**samples, **code, "preprocess": repr(data.preprocess), "classes": data.classes})
 
 
 def network_digest(module: nn.Module, weights: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from edgeprune import causal, tasks
+from edgeprune import causal
 from edgeprune.config import BuildConfig
 from edgeprune.pipeline.building import Build
 from edgeprune.pipeline.inputs import Inputs
@@ -13,7 +13,7 @@ from edgeprune.pipeline.kept import check_groups, check_walked, recorded_walk, w
 from edgeprune.pipeline.pruning import make_study
 from edgeprune.pipeline.study import Study
 from edgeprune.pipeline.watching import Silence, Watcher
-from edgeprune.records import ChannelGroup, GroupEffects
+from edgeprune.records import ChannelGroup, Doubles, GroupEffects
 from edgeprune.runfolder import RunFolder
 
 STAGE = "explain-"
@@ -81,7 +81,7 @@ class _Interventions:
             None if study.options.compensation == "none" else study.survivors(dense, study.measure(dense), {})
         )
 
-    def scores(self, shard: causal.Shard, group: str, unit: int) -> tasks.Doubles:
+    def scores(self, shard: causal.Shard, group: str, unit: int) -> Doubles:
         """Scores of a shard's images without one unit."""
         study = self.study
         if self.survivors is not None:
@@ -91,4 +91,4 @@ class _Interventions:
             self.replay.enter(self.by_name[group])
             self.entered = group
         outputs = self.replay.outputs(shard.number, self.by_name[group], [unit]).numpy()
-        return tasks.true_class_scores(outputs, study.labels[shard.images])
+        return study.scores_of(shard, outputs)

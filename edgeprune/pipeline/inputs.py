@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Self
 
 from edgeprune import channels, target, zoo
-from edgeprune.config import EXAMPLE, BuildConfig
+from edgeprune.config import EXAMPLE, EXAMPLES, BuildConfig
 from edgeprune.data_files import data_folder
 from edgeprune.errors import ConfigError
+from edgeprune.example import write_scenes
 from edgeprune.pipeline.digests import digest
 from edgeprune.pipeline.own_rules import read_rules
 from edgeprune.records import Target
 
 EXAMPLE_DATA = "digits"
+SCENES = "scenes"
 TORCHVISION = "torchvision:"
 
 
@@ -41,7 +43,7 @@ class Inputs:
             host=profile.host if config.host is None else config.host,
         )
         loaded = zoo.load(config.model, weights=config.weights)
-        if config.data is None and config.model != EXAMPLE:
+        if config.data is None and not config.model.startswith(EXAMPLES):
             raise ConfigError(
                 f"model {config.model}: no data; "
                 "give --data FOLDER (one sub-folder per class), a .csv, an .npz or a .toml."
@@ -50,10 +52,19 @@ class Inputs:
         return cls(config=config, target=chosen, loaded=loaded, rules=rules, started=started)
 
 
+def _scenes(folder: Path) -> Path:
+    """The rendered example's images and their description, in the run folder."""
+    place = folder / "data" / f"{SCENES}.toml"
+    if not place.is_file():
+        write_scenes(place.with_suffix(".npz"))
+        place.write_bytes((data_folder("calibration") / SCENES / "run.toml").read_bytes())
+    return place
+
+
 def data_source(config: BuildConfig, folder: Path) -> str:
     """The data to use: the example brings its own, a torchvision data set is written as arrays first."""
     if config.data is None:
-        return EXAMPLE_DATA
+        return EXAMPLE_DATA if config.model == EXAMPLE else str(_scenes(folder))
     if not config.data.startswith(TORCHVISION):
         return config.data
     name, _, root = config.data.removeprefix(TORCHVISION).partition(":")

@@ -14,6 +14,7 @@ from edgeprune.errors import RunFolderError
 from edgeprune.pipeline.digests import WALK_LIBRARIES, digest, images_digest, versions
 from edgeprune.pipeline.inputs import TORCHVISION
 from edgeprune.pipeline.own_rules import rules_digest
+from edgeprune.pipeline.tasking import task_settings
 from edgeprune.records import Pruning, Split
 from edgeprune.runfolder import read_stage, write_atomically
 
@@ -86,8 +87,9 @@ def walk_inputs(build: Build) -> dict[str, str]:
 
 
 def settings_digest(build: Build, **more: object) -> str:
-    """Of the options of an analysis, and of the user's own rules where there are any."""
-    own = {"rules": rules_digest(build.rules)} if build.rules else {}
+    """Of the options and the task of an analysis, and of the user's own rules where there are any."""
+    own: dict[str, object] = {"rules": rules_digest(build.rules)} if build.rules else {}
+    own |= task_settings(build.config.task)
     return digest({**asdict(build.options), **own, **more})
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
+from edgeprune import tasks
 from edgeprune.config import BuildConfig
 from edgeprune.pipeline.sharing import Alone, Crew
-from edgeprune.records import Floats, Ints, Step
+from edgeprune.records import Floats, Labels, Step
 
 Compensation = Literal["none", "mean", "linear", "affine"]
 Allocation = Literal["global", "uniform"]
@@ -29,10 +30,11 @@ def silent(name: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Labelled:
-    """Images as the network reads them, shape (N, C, H, W), float32, and labels, shape (N,)."""
+    """Images as the network reads them, shape (N, C, H, W), float32, and labels, as many."""
 
     images: Floats
-    labels: Ints
+    labels: Labels
+    """Class numbers, shape (N,), or what the task reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,6 +45,7 @@ class Images:
     names: Sequence[str]
     """Class names."""
     validation: Labelled | None = None
+    task: tasks.Task = field(default_factory=tasks.Classification)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

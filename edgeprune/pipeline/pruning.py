@@ -15,9 +15,10 @@ from edgeprune.errors import DataError, ModelError, NothingToPrune
 from edgeprune.pipeline import compensated, published, ranked
 from edgeprune.pipeline.ledger import Removed
 from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions
-from edgeprune.pipeline.study import Study, Walked
+from edgeprune.pipeline.study import Study, Walked, run_pieces
 from edgeprune.records import (
     ChannelGroup,
+    Doubles,
     Finding,
     Floats,
     InputSpec,
@@ -140,11 +141,9 @@ def make_study(
     Raises:
         ModelError, DataError: its outputs cannot belong to these labels.
     """
-    calibration = images.calibration
     program = causal.Program(analysed.traced.graph_module, batch=analysed.traced.batch)
-    logits = program.logits(program.start(torch.from_numpy(calibration.images)), program.dense).numpy()
-    check_outputs(logits, calibration.labels, images.names)
-    return Study(analysed.traced, analysed.coupling, images, options, program, logits, journey or Journey())
+    kept = dense_kept(program, images)
+    return Study(analysed.traced, analysed.coupling, images, options, program, kept, journey or Journey())
 
 
 def _walk(study: Study, module: nn.Module, journey: Journey) -> Walked:
@@ -164,10 +163,10 @@ def _walk(study: Study, module: nn.Module, journey: Journey) -> Walked:
     )
 
 
-def make_trajectory(study: Study, walked: Walked, final: tasks.Doubles) -> Trajectory:
+def make_trajectory(study: Study, walked: Walked, final: Doubles) -> Trajectory:
     judge = study.judge
 
-    def mean(scores: tasks.Doubles) -> tuple[float, ...]:
+    def mean(scores: Doubles) -> tuple[float, ...]:
         return tuple(float(scores[images].mean()) for _, images in judge.members)
 
     return Trajectory(
@@ -191,26 +190,28 @@ def width(group: ChannelGroup, removed: Removed) -> Width:
     return Width(group=group.name, before=group.units, after=group.units - len(removed.get(group.name, ())))
 
 
-def check_outputs(logits: Floats, labels: Ints, names: Sequence[str]) -> None:
-    """Raise where the network's outputs cannot belong to these labels."""
-    bad = int((~np.isfinite(logits)).any(axis=1).sum())
-    if bad:
+def dense_kept(program: causal.Program, images: Images) -> tasks.Kept:
+    """What the task keeps of the dense network's outputs for the calibration images.
+
+    Raises:
+        ModelError, DataError: the outputs cannot belong to these labels.
+    """
+    labels, task = images.calibration.labels, images.task
+    pieces = program.start(torch.from_numpy(images.calibration.images))
+    first = program.logits(pieces[:1], program.dense).numpy()
+    task.check(first, labels, images.names)
+    broken = []
+
+    def count(outputs: Floats) -> None:
+        broken.append(int((~np.isfinite(outputs.reshape(len(outputs), -1))).any(axis=1).sum()))
+
+    kept = run_pieces(program, task, (pieces, labels), program.dense, on_outputs=count)
+    if bad := sum(broken):
         raise ModelError(
-            f"the dense network gives NaN or Inf for {bad} of {len(logits)} calibration images; "
+            f"the dense network gives NaN or Inf for {bad} of {len(labels)} calibration images; "
             "check the weights and the preprocessing."
         )
-    if logits.ndim != 2:  # noqa: PLR2004  # (images, classes)
-        raise ModelError(
-            f"the network gives outputs of shape {logits.shape[1:]} per image, not one score per class."
-        )
-    if labels.max() >= len(names):
-        raise DataError(f"label {labels.max()} has no name: there are {len(names)} class names.")
-    if labels.max() >= logits.shape[1]:
-        name = names[labels.max()]
-        raise DataError(
-            f"label {labels.max()} ({name}) is out of range: the network has {logits.shape[1]} outputs; "
-            "check the data description's classes, or the weights."
-        )
+    return kept
 
 
 def count_findings(steps: Sequence[Step], groups: Sequence[ChannelGroup]) -> dict[str, dict[str, int]]:

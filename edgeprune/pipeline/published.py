@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch import Tensor
 
-from edgeprune import causal, criteria, tasks
+from edgeprune import causal, criteria
 from edgeprune.pipeline.options import Order
 from edgeprune.pipeline.study import Study, Walked
-from edgeprune.records import ChannelGroup, Pass, Step
+from edgeprune.records import ChannelGroup, Doubles, Pass, Step
 
 FACTOR = 2.0
 """By how much each pass beyond the natural end lets the scores fall further than the one before."""
@@ -98,9 +98,9 @@ class _Published:
                 replay.remove_(group, removed[group.name])
         return replay
 
-    def _scores(self, shard: causal.Shard, group: ChannelGroup | None, units: Sequence[int]) -> tasks.Doubles:
+    def _scores(self, shard: causal.Shard, group: ChannelGroup | None, units: Sequence[int]) -> Doubles:
         outputs = self.replay.outputs(shard.number, group, units).numpy()
-        return tasks.true_class_scores(outputs, self.study.labels[shard.images])
+        return self.study.scores_of(shard, outputs)
 
     def _order(self, group: ChannelGroup) -> list[int]:
         """Units of a group that are still there, in the order of testing."""

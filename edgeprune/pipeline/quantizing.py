@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from edgeprune import calibration, export, quantize, tasks
+from edgeprune import calibration, export, quantize
+from edgeprune.pipeline import evaluating
 from edgeprune.pipeline.deploying import outputs
 from edgeprune.pipeline.digests import digest, images_digest
 from edgeprune.pipeline.options import PruneOptions
-from edgeprune.records import Accuracy, AccuracyChange, Export, Floats, Ints, Quantized, Split
+from edgeprune.records import Export, Floats, Quantized, Split
 
 if TYPE_CHECKING:
     from edgeprune.pipeline.building import Build  # which hands itself over
@@ -97,9 +99,11 @@ def by_nncf(build: Build, name: str, onnx_path: Path) -> Written:
     if limit is not None:
         # The control starts from the float32 network of this variant; what pruning cost is gone already.
         left = limit - drop(build, onnx_path)
-        labels = build.labels(Split.VALIDATION)
-        images = calibration.images(build.data, Split.VALIDATION)
-        judge = quantize.Judge(images=images, labels=labels, max_drop=max(left, 0.0))
+        judge = quantize.Judge(
+            images=calibration.images(build.data, Split.VALIDATION),
+            value=partial(value_of, build),
+            max_drop=max(left, 0.0),
+        )
     made = quantize.quantize_ir(onnx_path, ranges, judge)
     export.save_openvino(made.model, path, description=export.read_description(onnx_path))
     how = Quantized(
@@ -111,6 +115,12 @@ def by_nncf(build: Build, name: str, onnx_path: Path) -> Written:
         drop=None if limit is None else drop(build, path),
     )
     return Written(path=path, others=(path.with_suffix(".bin"),), how=how)
+
+
+def value_of(build: Build, numbers: Sequence[int], outputs: Floats) -> float:
+    """The metric on these of the validation images, from outputs that NNCF gives."""
+    task, labels = build.task, calibration.labels(build.data, Split.VALIDATION, numbers)
+    return task.value(task.answers(task.kept(outputs, labels)), task.truth(labels))
 
 
 def by_onnxruntime(build: Build, name: str, onnx_path: Path) -> Written:
@@ -189,23 +199,8 @@ def drop(build: Build, path: Path) -> float:
 
 
 def right(build: Build, path: Path) -> float:
-    """Accuracy on the validation images."""
-    labels = build.labels(Split.VALIDATION)
-    return float((build.answers(path, Split.VALIDATION, "validation") == labels).mean())
-
-
-def changes(accuracies: Mapping[str, Accuracy], labels: Ints) -> dict[str, dict[str, AccuracyChange]]:
-    """How accuracy changed to each variant from each earlier one."""
-    answers = {name: np.array(found.predictions, dtype=np.int64) for name, found in accuracies.items()}
-    names = list(answers)
-    return {
-        later: {
-            earlier: tasks.accuracy_change(answers[earlier], answers[later], labels)
-            for earlier in names[:number]
-        }
-        for number, later in enumerate(names)
-        if number
-    }
+    """The metric on the validation images."""
+    return build.task.value(*evaluating.run(build, path, Split.VALIDATION, "validation"))
 
 
 # --- what was made ------------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ import torch
 from pydantic import TypeAdapter
 from torch import distributed
 
-from edgeprune import causal, tasks
+from edgeprune import causal
 from edgeprune.errors import ConfigError, JournalError
-from edgeprune.records import Step
+from edgeprune.records import Doubles, Step
 
 if TYPE_CHECKING:
     from edgeprune.config import BuildConfig
@@ -50,10 +50,10 @@ class Ranks:
         return shard.number % self.size == self.rank
 
     def gather(
-        self, scores: Callable[[causal.Shard], tasks.Doubles], shards: Sequence[causal.Shard]
-    ) -> list[tasks.Doubles]:
+        self, scores: Callable[[causal.Shard], Doubles], shards: Sequence[causal.Shard]
+    ) -> list[Doubles]:
         """Scores of these shards, each from its owner."""
-        sizes = [shard.images.stop - shard.images.start for shard in shards]
+        sizes = [shard.scores.stop - shard.scores.start for shard in shards]
         parts = [
             scores(shard) if self.owns(shard) else np.zeros(size)
             for shard, size in zip(shards, sizes, strict=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from edgeprune.errors import DataError
 from edgeprune.pipeline.ledger import Ledger, Removed
 from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions
 from edgeprune.pipeline.sharing import agreed
-from edgeprune.records import ChannelGroup, Floats, Ints, Pass, Step
+from edgeprune.records import Bools, ChannelGroup, Doubles, Floats, Ints, Labels, Pass, Step
 
 Weights = Mapping[str, Tensor]
 NO_FIT = compensate.Refit(weights={}, moments={})
@@ -27,6 +26,28 @@ TINY = 1e-9
 COPIES = 2
 """Of the calibration images, that the walk and the least squares make."""
 NOT_MEASURED = compensate.Measured({}, {})
+
+
+def run_pieces(
+    program: causal.Program,
+    task: tasks.Task,
+    labelled: tuple[Sequence[causal.Values], Labels],
+    weights: Weights,
+    *,
+    on_outputs: Callable[[Floats], None] = lambda outputs: None,
+) -> tasks.Kept:
+    """What a task keeps of a network's outputs for pieces of images, with the labels of all of them."""
+    pieces, labels = labelled
+    ends = np.cumsum([len(piece[program.input]) for piece in pieces])
+
+    def run(piece: tuple[causal.Values, Labels]) -> tasks.Kept:
+        values = dict(piece[0])
+        program.run_(values, weights=weights, start=0, stop=len(program.ops))
+        outputs = values[program.output].numpy()
+        on_outputs(outputs)
+        return task.kept(outputs, piece[1])
+
+    return np.concatenate(program.each(run, zip(pieces, np.split(labels, ends[:-1]), strict=True)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,7 +73,7 @@ class Study:
         images: Calibration and validation images.
         options: How far to go.
         program: The dense network, compiled.
-        logits: Its outputs for the calibration images.
+        kept: What the task keeps of its outputs for the calibration images.
         journey: Who watches, and how much memory there is.
     """
 
@@ -61,25 +82,27 @@ class Study:
     images: Images
     options: PruneOptions
     program: causal.Program
-    logits: Floats
+    kept: tasks.Kept
     journey: Journey = field(default_factory=Journey)
     judge: causal.Judge = field(init=False)
     chosen: Ints = field(init=False)
-    """Calibration images that the judge looks at, class by class."""
+    """Calibration images that the judge looks at."""
 
     def __post_init__(self) -> None:
-        self.judge, self.chosen = causal.make_judge(
-            tasks.probabilities(self.logits),
-            self.images.calibration.labels,
+        self.task = self.images.task
+        self.judge, choice = causal.make_judge(
+            self.task.scored(self.kept, self.images.calibration.labels),
             self.images.names,
             alpha=self.options.alpha,
             pooled=self.options.method == "c-swap-c",
             test=self.options.test,
             combine=self.options.combine,
         )
+        self.chosen = choice.images
         self.groups = self.coupling.groups
         self.shards = causal.make_shards(self.judge)
         self.labels = self.images.calibration.labels[self.chosen]
+        self._looked_at = self._by_shard(choice.scores)
         self.ledger = Ledger(self.coupling)
         self.allowance = memory.allowance(
             self.journey.memory_limit, needed=COPIES * self.images.calibration.images.nbytes
@@ -116,12 +139,26 @@ class Study:
     def _pieces(self) -> list[list[causal.Values]]:
         return [self.program.start(images) for images in self._own_images()]
 
-    def scores(self, shard: causal.Shard, weights: Weights) -> tasks.Doubles:
-        """Scores of a shard's images under these weights of the folded graph."""
-        outputs = self.program.logits(self._pieces[shard.number], weights).numpy()
-        return tasks.true_class_scores(outputs, self.labels[shard.images])
+    def _by_shard(self, looked_at: Bools) -> list[Bools]:
+        """Of all scores of each shard's images, those that the judge looks at."""
+        scored = self.task.scored(self.kept[self.chosen], self.labels)
+        bounds = [shard.images.start for shard in self.shards[1:]]
+        return np.split(looked_at, np.searchsorted(scored.images, bounds))
 
-    def all_scores(self, weights: Weights) -> tasks.Doubles:
+    def scores(self, shard: causal.Shard, weights: Weights) -> Doubles:
+        """Scores of a shard's images under these weights of the folded graph."""
+        labels = self.labels[shard.images]
+        return self._judged(shard, self._run(self._pieces[shard.number], labels, weights))
+
+    def scores_of(self, shard: causal.Shard, outputs: Floats) -> Doubles:
+        """Scores of a shard's images from the network's outputs for them."""
+        return self._judged(shard, self.task.kept(outputs, self.labels[shard.images]))
+
+    def _judged(self, shard: causal.Shard, kept: tasks.Kept) -> Doubles:
+        scores = self.task.scores(kept, self.labels[shard.images])
+        return scores[self._looked_at[shard.number]]
+
+    def all_scores(self, weights: Weights) -> Doubles:
         return self.examiner().all_scores(lambda shard: self.scores(shard, weights))
 
     def examiner(self, factor: float = 1.0) -> causal.Examiner:
@@ -141,11 +178,13 @@ class Study:
                 "a limit on the accuracy drop needs validation images; give the calibration part more images."
             )
         seen = validation
-        dense = self.correct(seen, self.program.dense).mean()
-        return lambda weights: self.agreed(bool(dense - self.correct(seen, weights).mean() <= limit))
+        dense = self.value(seen, self.program.dense)
+        return lambda weights: self.agreed(dense - self.value(seen, weights) <= limit)
 
     def holds_elsewhere(self, weights: Weights, factor: float) -> bool:
         """Whether images that no fit has seen keep their scores: a paired test of all validation images.
+
+        An image's score is the mean of those of the classes that it shows.
 
         Least squares flatter the calibration images; with few images a class the test on those alone lets
         far too much go. True where there are too few validation images.
@@ -153,8 +192,7 @@ class Study:
         validation = self.images.validation
         if validation is None or len(validation.labels) < FEWEST_ELSEWHERE:
             return True
-        scores = tasks.true_class_scores(self.outputs(validation, weights), validation.labels)
-        change = scores - self._dense_elsewhere
+        change = self._by_image(validation, weights) - self._dense_elsewhere
         spread = float(change.std(ddof=1)) / len(change) ** 0.5
         limit = float(stats.t.ppf(1 - self.options.alpha, len(change) - 1)) * factor
         return self.agreed(bool(change.mean() >= -limit * spread - TINY))
@@ -164,20 +202,29 @@ class Study:
         return bool(agreed(self.journey.crew, verdict))
 
     @cached_property
-    def _dense_elsewhere(self) -> tasks.Doubles:
+    def _dense_elsewhere(self) -> Doubles:
         assert self.images.validation is not None
-        outputs = self.outputs(self.images.validation, self.program.dense)
-        return tasks.true_class_scores(outputs, self.images.validation.labels)
+        return self._by_image(self.images.validation, self.program.dense)
 
-    def outputs(self, labelled: Labelled, weights: Weights) -> Floats:
-        """Logits of any images under these weights of the folded graph, shape (N, K)."""
+    def _by_image(self, labelled: Labelled, weights: Weights) -> Doubles:
+        """The score of each image that shows a class."""
         pieces = self.program.start(torch.from_numpy(labelled.images))
-        return self.program.logits(pieces, weights).numpy()
+        scored = self.task.scored(self._run(pieces, labelled.labels, weights), labelled.labels)
+        images, place = np.unique(scored.images, return_inverse=True)
+        return np.bincount(place, weights=scored.scores) / np.bincount(place, minlength=len(images))
 
-    def correct(self, labelled: Labelled, weights: Weights) -> NDArray[np.bool_]:
-        """Which images are classified correctly under these weights, shape (N,)."""
-        found: NDArray[np.bool_] = self.outputs(labelled, weights).argmax(axis=1) == labelled.labels
-        return found
+    def answers(self, labelled: Labelled, weights: Weights) -> tasks.Kept:
+        """What the metric needs of any images under these weights of the folded graph."""
+        pieces = self.program.start(torch.from_numpy(labelled.images))
+        return self.task.answers(self._run(pieces, labelled.labels, weights))
+
+    def value(self, labelled: Labelled, weights: Weights) -> float:
+        """The task's metric on any images under these weights."""
+        return self.task.value(self.answers(labelled, weights), labelled.labels)
+
+    def _run(self, pieces: Sequence[causal.Values], labels: Labels, weights: Weights) -> tasks.Kept:
+        """What the task keeps of the outputs, piece by piece: they may be large."""
+        return run_pieces(self.program, self.task, (pieces, labels), weights)
 
     def describe_pass(self, factor: float, interventions: int, removed: Removed, worst_z: float) -> Pass:
         """The record of one pass over all layers, with what is gone after it."""

@@ -28,7 +28,7 @@ from edgeprune.pipeline.study import Study
 from edgeprune.pipeline.timing import Stopwatch
 from edgeprune.pipeline.trajectory import taken, within
 from edgeprune.pipeline.watching import Silence, Watcher
-from edgeprune.records import Curve, CurvePoint, Split
+from edgeprune.records import Curve, CurvePoint, Labels, Split
 from edgeprune.runfolder import RunFolder
 
 MODES: dict[str, dict[str, Any]] = {
@@ -88,25 +88,30 @@ def curve(field: Field, method: Method, watch: Watch = lambda label, done, point
     options = method.options(field.base, max(field.ratios))
     study = make_study(field.analysed, field.images, options)
     first = _first(study, field.analysed)
-    points = []
+    points, answers = [], [study.answers(field.evaluation, study.program.dense)]
     for number, ratio in enumerate(field.ratios):
         removed = first(ratio)
         weights, fit = study.compensated(removed)
         param_ratio, mac_ratio = study.ledger.ratios(removed)
-        correct = study.correct(field.evaluation, weights).tolist()
         watched = field.stopwatch
         points.append(
             CurvePoint(
                 asked=ratio,
                 param_ratio=param_ratio,
                 mac_ratio=mac_ratio,
-                correct=tuple(correct),
                 latency_ratio=None if watched is None else watched.time(study, removed, weights, fit),
             )
         )
+        answers.append(study.answers(field.evaluation, weights))
         watch(method.label, number + 1, len(field.ratios))
-    dense = study.correct(field.evaluation, study.program.dense).tolist()
-    return make_curve(method.label, dense, points)
+    if isinstance(study.task, tasks.Classification):
+        correct = [found == field.evaluation.labels for found in answers]
+        judged = [
+            replace(point, correct=tuple(right.tolist()))
+            for point, right in zip(points, correct[1:], strict=True)
+        ]
+        return make_curve(method.label, correct[0].tolist(), judged)
+    return metric_curve(method.label, study.task, field.evaluation.labels, (points, answers))
 
 
 def make_curve(label: str, dense: Sequence[bool], points: Sequence[CurvePoint]) -> Curve:
@@ -114,7 +119,33 @@ def make_curve(label: str, dense: Sequence[bool], points: Sequence[CurvePoint]) 
     ratios = [0.0, *(point.param_ratio for point in points)]
     table = np.array([dense, *(point.correct for point in points)], dtype=np.float64)
     return Curve(
-        label=label, dense=tuple(dense), points=tuple(points), sauce=tasks.sauce_interval(ratios, table)
+        label=label,
+        dense=tuple(dense),
+        points=tuple(points),
+        sauce=tasks.sauce_interval(ratios, table),
+        images=len(dense),
+    )
+
+
+def metric_curve(
+    label: str,
+    task: tasks.Task,
+    labels: Labels,
+    seen: tuple[Sequence[CurvePoint], Sequence[tasks.Kept]],
+) -> Curve:
+    """The same for a metric that is no share of images; the dense network's answers come first."""
+    points, answers = seen
+    draws = tasks.draw(len(labels))
+    dense, *values = [task.value(found, labels) for found in answers]
+    drawn = np.array([task.drawn(found, labels, draws) for found in answers])
+    ratios = [0.0, *(point.param_ratio for point in points)]
+    return Curve(
+        label=label,
+        points=tuple(replace(point, value=value) for point, value in zip(points, values, strict=True)),
+        sauce=tasks.sauce_of_draws(ratios, [dense, *values], drawn),
+        dense_value=dense,
+        metric=task.metric,
+        images=len(labels),
     )
 
 

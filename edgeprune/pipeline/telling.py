@@ -9,9 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgeprune import calibration, tasks
+from edgeprune.pipeline import picturing
 from edgeprune.pipeline.digests import digest
 from edgeprune.pipeline.kept import walk_inputs
 from edgeprune.pipeline.options import Images, Labelled
@@ -22,7 +21,6 @@ from edgeprune.records import (
     Candidate,
     ChangedImage,
     Floats,
-    Interval,
     Measurement,
     Provenance,
     Report,
@@ -62,7 +60,8 @@ def provenance(build: Build) -> Provenance:
 def with_course(build: Build, report: Report) -> Report:
     """A report with the networks along its trajectory, and images that its networks answer differently."""
     found = changed_images(build, report.accuracy, report.deployed)
-    return replace(report, candidates=candidates(build), changed=found)
+    pictures = picturing.pictured(build, report.deployed)
+    return replace(report, candidates=candidates(build), changed=found, pictured=pictures)
 
 
 def candidates(build: Build) -> tuple[Candidate, ...]:
@@ -82,40 +81,44 @@ def candidates(build: Build) -> tuple[Candidate, ...]:
 
 def _candidates(build: Build) -> list[Candidate]:
     split, seen = judged_by(build.images)
+    task, truth = build.task, build.task.truth(seen.labels)
 
-    def candidate(ratios: tuple[float, float], outputs: Floats, *, chosen: bool = False) -> Candidate:
+    def answers(outputs: Floats) -> tasks.Kept:
+        return task.answers(task.kept(outputs, seen.labels))
+
+    def candidate(ratios: tuple[float, float], answers: tasks.Kept, *, chosen: bool = False) -> Candidate:
         return Candidate(
             param_ratio=ratios[0],
             mac_ratio=ratios[1],
-            accuracy=_top1(outputs, seen, len(build.data.classes)),
+            accuracy=build.task.accuracy(answers, truth, len(build.data.classes)).top1,
             images=len(seen.labels),
             split=split.value,
             chosen=chosen,
         )
 
     plan = build.pruning.plan
-    first = candidate((0.0, 0.0), build.analysed.logits(seen.images))
+    first = candidate((0.0, 0.0), answers(build.analysed.logits(seen.images)))
     last = candidate(
         (plan.param_ratio, plan.mac_ratio),
-        run(build.pruned.module, seen.images, batch=build.analysed.traced.batch),
+        answers(run(build.pruned.module, seen.images, batch=build.analysed.traced.batch)),
         chosen=True,
     )
     return [first, *(candidate(*between) for between in _between(build, seen)), last]
 
 
-def _between(build: Build, seen: Labelled) -> list[tuple[tuple[float, float], Floats]]:
-    """Ratios and outputs of networks between dense and chosen; none where the method has no trajectory."""
+def _between(build: Build, seen: Labelled) -> list[tuple[tuple[float, float], tasks.Kept]]:
+    """Ratios and answers of networks between dense and chosen; none where the method has no trajectory."""
     order = taken(build.pruning.trajectory.steps)
     if not order:
         return []
     study = make_study(build.analysed, build.images, build.options, build.journey)
-    found: dict[tuple[float, float], Floats] = {}
+    found: dict[tuple[float, float], tasks.Kept] = {}
     for done, share in enumerate(SHARES, start=1):
         removed = within(study, order, share * build.pruning.plan.param_ratio)
         ratios = study.ledger.ratios(removed)
         if removed and ratios not in found:
             weights, _ = study.compensated(removed)
-            found[ratios] = study.outputs(seen, weights)
+            found[ratios] = study.answers(seen, weights)
         build.watcher.progress(STAGE, done, len(SHARES), "networks along the trajectory")
     return list(found.items())
 
@@ -125,11 +128,6 @@ def judged_by(images: Images) -> tuple[Split, Labelled]:
     if images.validation is not None and len(images.validation.labels):
         return Split.VALIDATION, images.validation
     return Split.CALIBRATION, images.calibration
-
-
-def _top1(outputs: Floats, seen: Labelled, classes: int) -> Interval:
-    predictions = outputs.argmax(axis=1).astype(np.int64)
-    return tasks.accuracy(predictions, seen.labels, classes).top1
 
 
 def _timed(found: Sequence[Candidate], measurement: Measurement) -> tuple[Candidate, ...]:
@@ -147,6 +145,8 @@ def changed_images(build: Build, accuracy: Mapping[str, Accuracy], deployed: str
     """A few images that dense and deployed answer differently, as small pictures: lost ones first."""
     samples = build.data.samples[Split.EVALUATION]
     before, after = (accuracy[name].predictions for name in ("dense", deployed))
+    if not before or not after:
+        return ()
     labels = [sample.label for sample in samples]
     chosen = choose_changed(labels, before, after)
     if not chosen:

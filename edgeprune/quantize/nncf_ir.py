@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import InputError, ModelError
-from edgeprune.records import Floats, Ints
+from edgeprune.records import Floats
 
 WITH_WEIGHTS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
 
@@ -26,7 +27,8 @@ class Judge:
 
     images: Floats
     """Shape (n, C, H, W)."""
-    labels: Ints
+    value: Callable[[Sequence[int], Floats], float]
+    """The task's metric from the numbers of some of these images and the outputs for them."""
     max_drop: float
     """Against the float32 network that is quantized, in [0, 1]."""
 
@@ -92,21 +94,25 @@ def quantized(nncf: Any, model: Any, images: Floats, judge: Judge | None) -> Any
     settings = {"preset": nncf.QuantizationPreset.MIXED, "subset_size": len(images)}
     if judge is None:
         return nncf.quantize(model, calibration, **settings)
-    items = [(image[None], int(label)) for image, label in zip(judge.images, judge.labels, strict=True)]
+    items = [(image[None], number) for number, image in enumerate(judge.images)]
     return nncf.quantize_with_accuracy_control(
         model,
         calibration,
         nncf.Dataset(items, lambda item: item[0]),
-        accuracy,
+        partial(accuracy, judge),
         max_drop=judge.max_drop,
         drop_type=nncf.DropType.ABSOLUTE,
         **settings,
     )
 
 
-def accuracy(compiled: Any, items: Iterable[tuple[Floats, int]]) -> tuple[float, None]:
-    """Accuracy of a compiled network, as NNCF asks for it; it then ranks layers by what scores change."""
-    return float(np.mean([int(np.argmax(compiled(image)[0])) == label for image, label in items])), None
+def accuracy(judge: Judge, compiled: Any, items: Iterable[tuple[Floats, int]]) -> tuple[float, None]:
+    """The metric of a compiled network, as NNCF asks for it; it then ranks layers by what scores change."""
+    numbers, outputs = [], []
+    for image, number in items:
+        numbers.append(number)
+        outputs.append(np.asarray(compiled(image)[0], dtype=np.float32))
+    return judge.value(numbers, np.concatenate(outputs)), None
 
 
 def weighted_layers(model: Any) -> Iterator[tuple[str, bool]]:

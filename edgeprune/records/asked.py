@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Doubles = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Labels = NDArray[np.generic]
+"""What images are judged against, their number first: classes (N,), masks (N, H, W), boxes (N, M, 6) ..."""
+IGNORED = -1
+"""In a mask: a pixel that counts for nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +150,33 @@ class Split(StrEnum):
     """Looked at once, at the end, for the report."""
 
 
+Kind = Literal["classes", "masks", "boxes", "values"]
+"""What images are labelled with: one class each, a class for each pixel, boxes, or any numbers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """An object in an image, in pixels of the image as it lies on disk: corners, not sizes."""
+
+    label: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    ignored: bool = False
+    """Difficult, or a crowd: neither finding it nor missing it counts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskCode:
+    """What the pixels of mask files mean."""
+
+    ignore: tuple[int, ...] = (255,)
+    """Numbers that count for nothing."""
+    colors: tuple[tuple[int, int, int], ...] = ()
+    """Colour of each class, where masks are pictures; any other colour counts for nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One image: where it lies, its label, and the digest of its pixels' source bytes."""
@@ -151,7 +184,13 @@ class Sample:
     source: str
     """A path, or `path::array::index` for arrays inside an .npz file."""
     label: int
+    """Its class; 0 where it is labelled otherwise."""
     digest: str
+    mask: str = ""
+    """Where its mask lies, as `source`."""
+    boxes: tuple[Box, ...] = ()
+    answer_digest: str = ""
+    """Of its mask or boxes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,5 +202,7 @@ class CalibrationSet:
     preprocess: Preprocess
     samples: dict[Split, tuple[Sample, ...]]
     digest: str
+    kind: Kind = "classes"
+    code: MaskCode = MaskCode()
     notes: tuple[str, ...] = ()
     """What the reader should know: duplicates left out, classes without images, and so on."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from edgeprune.records.asked import Ints
+from edgeprune.records.asked import Bools, Doubles, Ints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,6 +40,26 @@ class FrozenAxis:
     """How many indices of the axis are frozen."""
     reason: str
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scored:
+    """What a network makes of labelled images: a score for each image and class that is in it.
+
+    Image by image; one score an image where images have one class.
+    """
+
+    images: Ints
+    """Image of each score, ascending."""
+    classes: Ints
+    """Class of each score."""
+    scores: Doubles
+    """In [0, 1]."""
+    right: Bools
+    """Whether the network gets this class in this image right: only then is it asked what harms it."""
+    profiles: Doubles
+    """How the classes look to the network there, shape (scores, K): classes of few images are merged with
+    the nearest."""
 
 
 class Finding(StrEnum):

@@ -80,17 +80,23 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """Top-1 accuracy of one artifact on one split, on the deployed runtime."""
+    """How good one artifact is on one split, on the deployed runtime."""
 
     top1: Interval
-    """Wilson interval."""
+    """The figure that `metric` names: top-1 with Wilson's interval, others with a bootstrap's."""
     images: int
     per_class: tuple[float | None, ...]
     """None for a class without images."""
     predictions: tuple[int, ...]
-    """Per image of the split, in order."""
+    """Per image of the split, in order; empty where an answer is more than a class."""
     wrong: tuple[int, ...] | None = None
-    """Numbers of the images that it gets wrong; None in older reports."""
+    """Numbers of the images that it gets wrong; None in older reports, and where images are not right or
+    wrong."""
+    metric: str = "top-1"
+    per_image: tuple[float, ...] = ()
+    """How good the answer to each image is, where it is not right or wrong."""
+    files: tuple[str, ...] = ()
+    """In the run folder: the answers, where they are more than a class."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +106,12 @@ class AccuracyChange:
     drop: Interval
     """Top-1 of the first minus top-1 of the second, paired bootstrap interval."""
     lost: int
-    """Images the first had right and the second has wrong."""
+    """Images the first had right and the second has wrong, or answers worse."""
     gained: int
     p_value: float
-    """Exact McNemar test, two-sided."""
+    """Of the test, two-sided."""
+    test: str = "exact McNemar"
+    metric: str = "top-1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,6 +292,21 @@ class ChangedImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PicturedAnswer:
+    """What the networks answer to an evaluation image, in pictures side by side."""
+
+    number: int
+    """In the evaluation split."""
+    names: tuple[str, ...]
+    """What each picture shows: `input`, `labelled`, `dense` ..."""
+    pictures: tuple[str, ...]
+    """Data URIs."""
+    dense: float
+    """How good each answer is, as `Accuracy.per_image`."""
+    deployed: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Everything a reader or a CI gate needs, dense and deployed."""
 
@@ -325,6 +348,8 @@ class Report:
     """Networks along the trajectory, the dense one first; empty in older reports."""
     changed: tuple[ChangedImage, ...] = ()
     """A few of the evaluation images that the deployed variant answers differently."""
+    pictured: tuple[PicturedAnswer, ...] = ()
+    """A few answers that are more than a class."""
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
@@ -340,14 +365,16 @@ class CurvePoint:
     asked: float
     param_ratio: float
     mac_ratio: float
-    correct: tuple[bool, ...]
-    """Per evaluation image."""
+    correct: tuple[bool, ...] = ()
+    """Per evaluation image, where answers are right or wrong."""
+    value: float | None = None
+    """The metric, where they are not."""
     latency_ratio: Interval | None = None
     """Latency over that of the dense network, interleaved on the target; None: not measured."""
 
     @property
     def accuracy(self) -> float:
-        return sum(self.correct) / len(self.correct)
+        return sum(self.correct) / len(self.correct) if self.value is None else self.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,7 +382,16 @@ class Curve:
     """Accuracy over the share of parameters removed."""
 
     label: str
-    dense: tuple[bool, ...]
+    dense: tuple[bool, ...] = ()
+    """As of a point."""
     points: tuple[CurvePoint, ...]
     sauce: Interval
     """Area under the curve for shares in [0, 0.95], divided by 0.95 (METHODS §1)."""
+    dense_value: float | None = None
+    metric: str = "top-1"
+    images: int = 0
+    """Evaluated; 0 in older records, where `dense` tells."""
+
+    @property
+    def dense_accuracy(self) -> float:
+        return sum(self.dense) / len(self.dense) if self.dense_value is None else self.dense_value

@@ -39,7 +39,7 @@ def draw_curves(curves: Sequence[Curve], folder: Path, *, name: str = "sweep") -
         ((first, *_),) = all_axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)
         for axes, share in zip(all_axes[0], shown, strict=True):
             _draw(axes, curves, share)
-        first.set_ylabel("top-1 accuracy")
+        first.set_ylabel("top-1 accuracy" if curves[0].metric == "top-1" else curves[0].metric)
         first.legend(fontsize="small")
         paths = []
         for kind in FORMATS:
@@ -59,7 +59,7 @@ def _share(point: CurvePoint, name: str) -> float | None:
 
 def _draw(axes: Axes, curves: Sequence[Curve], name: str) -> None:
     for number, curve in enumerate(curves):
-        dense = sum(curve.dense) / len(curve.dense)
+        dense = curve.dense_accuracy
         points = sorted((_share(point, name) or 0.0, point.accuracy) for point in curve.points)
         shares, accuracies = zip((0.0, dense), *points, strict=True)
         axes.plot(

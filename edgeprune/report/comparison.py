@@ -84,8 +84,15 @@ def render(reports: Sequence[tuple[str, str, Report]]) -> str:
         same_data=len({(r.provenance.data_digest, r.splits.get("evaluation")) for *_, r in reports}) == 1,
         machines=len({row.machine for row in found}),
         plot=_plot(found),
+        metric=common_metric([report for *_, report in reports]),
         box=(WIDTH, HEIGHT),
     )
+
+
+def common_metric(reports: Sequence[Report]) -> str:
+    """The metric of all these reports, or a word for several."""
+    names = {report.accuracy_change.metric for report in reports}
+    return names.pop() if len(names) == 1 else "accuracy"
 
 
 def rows(reports: Sequence[tuple[str, str, Report]]) -> list[Row]:

@@ -41,7 +41,7 @@ def variants_rows(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]
         return f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
 
     rows = [
-        ("Top-1 accuracy", *(percent(report.accuracy[name].top1.value) for name in names)),
+        (accuracy_name(report), *(percent(report.accuracy[name].top1.value) for name in names)),
         *((f"accuracy against {name}", *drops(name)) for name in ("dense", "int8")),
         ("Latency p50", *(milliseconds(measured.latency[name].p50_ms.value) for name in names)),
         *((f"latency over {name}, interleaved", *times(name)) for name in ("dense", "int8")),
@@ -51,6 +51,12 @@ def variants_rows(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]
     return ("", *names), rows
 
 
+def accuracy_name(report: Report) -> str:
+    """What the accuracies of a report are, as a title."""
+    metric = report.accuracy_change.metric
+    return "Top-1 accuracy" if metric == "top-1" else metric
+
+
 def both(report: Report) -> tuple[str, str]:
     """The two variants that the summary compares."""
     return "dense", report.deployed
@@ -58,7 +64,7 @@ def both(report: Report) -> tuple[str, str]:
 
 def _accuracy(report: Report) -> Row:
     dense, pruned = (percent(report.accuracy[name].top1.value) for name in both(report))
-    return ("Top-1 accuracy", dense, pruned, points(-report.accuracy_change.drop.value))
+    return (accuracy_name(report), dense, pruned, points(-report.accuracy_change.drop.value))
 
 
 def _latency(report: Report) -> Row:

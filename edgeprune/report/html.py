@@ -43,6 +43,7 @@ def render(report: Report) -> str:
         frozen=facts.frozen(report),
         box=(plots.WIDTH, plots.HEIGHT),
         percent=figures.percent,
+        metric=report.accuracy_change.metric,
     )
 
 

@@ -23,7 +23,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from edgeprune.data_files import data_folder
 from edgeprune.errors import ModelError
-from edgeprune.example import digits_net
+from edgeprune.example import SCENE_CLASSES, digits_net, scenes_net
 from edgeprune.records import Preprocess
 
 FORMS = "torchvision:NAME, python:package.module:factory, example:digits or a .pt2 file"
@@ -293,16 +293,17 @@ def _is_training(node: fx.Node) -> bool:
 
 
 def _example(name: str, weights: str | None) -> Source:
-    if name != "digits":
-        raise ModelError(f"example:{name}: unknown; the bundled example is example:digits.")
-    trained = data_folder("calibration") / "digits" / "digits_net.safetensors"
+    if name not in EXAMPLES:
+        raise ModelError(f"example:{name}: unknown; there are {', '.join(f'example:{x}' for x in EXAMPLES)}.")
+    example = EXAMPLES[name]
+    trained = data_folder("calibration") / name / f"{name}_net.safetensors"
     return Source(
-        name="example:digits",
-        build=lambda num_classes: digits_net() if num_classes is None else digits_net(num_classes),
+        name=f"example:{name}",
+        build=lambda num_classes: example.make(num_classes or len(example.classes)),
         takes_classes=True,
         weights=Path(weights) if weights else trained,
-        preprocess=Preprocess(color="gray", resize=(32, 32), mean=(0.5,), std=(0.5,)),
-        classes=tuple("0123456789"),
+        preprocess=example.preprocess,
+        classes=example.classes,
     )
 
 
@@ -316,6 +317,21 @@ def _describe(err: BaseException) -> str:
     return f"{type(err).__name__}: {lines[0]}" if lines else type(err).__name__
 
 
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A network that ships with edgeprune."""
+
+    make: Callable[[int], nn.Module]
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+
+
+EXAMPLES = {
+    "digits": Example(
+        digits_net, Preprocess(color="gray", resize=(32, 32), mean=(0.5,), std=(0.5,)), tuple("0123456789")
+    ),
+    "scenes": Example(scenes_net, Preprocess(mean=(0.5,), std=(0.5,)), SCENE_CLASSES),
+}
 KINDS: dict[str, Callable[[str, str | None], Source]] = {
     "torchvision": _torchvision,
     "python": _python,

@@ -1,0 +1,44 @@
+"""The name of a task -> the task."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+from edgeprune import tasks, zoo
+from edgeprune.records import Kind
+
+KINDS: dict[str, Kind] = {"classification": "classes", "segmentation": "masks"}
+"""Task -> what its images are labelled with."""
+OWN = "python:"
+
+
+def kind_of(task: str) -> Kind:
+    """What the images of a task are labelled with; a task of the user's own takes what an .npz holds."""
+    return "values" if task.startswith(OWN) else KINDS[task]
+
+
+def task_settings(name: str) -> dict[str, object]:
+    """What a walk depends on besides the options: the task, and the code of the user's own."""
+    if name == "classification":
+        return {}
+    own = inspect.getmodule(zoo.find_function(name)) if name.startswith(OWN) else None
+    code = "" if own is None else inspect.getsource(own)
+    return {"task": name, "code": code}
+
+
+def make_task(name: str, classes: Sequence[str]) -> tasks.Task:
+    """What the network is for.
+
+    Args:
+        name: One of `config.TASKS`, or python:file.py:function.
+        classes: Of the data.
+    """
+    if name.startswith(OWN):
+        function = zoo.find_function(name)
+        return tasks.Own(function, name, metric=getattr(function, "metric", "mean score"))
+    match name:
+        case "segmentation":
+            return tasks.Segmentation(len(classes))
+        case _:
+            return tasks.Classification()

@@ -8,7 +8,7 @@ from torch import nn
 
 from edgeprune import channels, compensate, measure
 from edgeprune.pipeline.building import Build
-from edgeprune.pipeline.deploying import deploy
+from edgeprune.pipeline.deploying import deploy, onnx_options
 from edgeprune.pipeline.ledger import Removed
 from edgeprune.pipeline.study import Study, Walked, Weights
 from edgeprune.records import Interval
@@ -59,6 +59,8 @@ class Stopwatch:
             runtime_name=target.runtime,
             threads=target.threads,
             simplify=self.build.config.simplify,
+            options=onnx_options(self.build),
+            fp16=self.build.config.fp16 and name != "dense",
             images=self.build.sample.images,
             masked=None,
             saved=(),

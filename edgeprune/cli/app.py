@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Make a pretrained vision network smaller for a CPU, without training; measure what it costs.\n\n"
-    "\\[dim]edgeprune build --target openvino[/dim]   builds the bundled example\n\n"
+    "[dim]edgeprune build --target openvino[/dim]   builds the bundled example\n\n"
     "Exit codes: 0 fits, 1 an error you can fix, 2 wrong usage, 3 over budget, 4 undecided, "
     "5 target unreachable or its runtime missing, 130 interrupted (run again to resume).",
 )

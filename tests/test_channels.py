@@ -138,7 +138,7 @@ def test_beyond_its_bound_coupling_gives_a_partial_answer(name: str) -> None:
 def test_out_of_time_everything_is_frozen() -> None:
     part = couple(tiny("plain")[1].ties.traced, bound=Bound(seconds=-1))
     assert part.groups == ()
-    assert why_nothing(part) == "coupling stopped after -1 s"
+    assert why_nothing(part) == "coupling stopped after -1 s (40 channels)"
 
 
 def test_why_nothing_gives_reasons_and_ops() -> None:

@@ -172,7 +172,7 @@ def test_budgets_in_the_units_of_the_records() -> None:
         ("max_param_ratio = 1.5", "max_param_ratio = 1.5: Input should be less than or equal to 1"),
         ("max_accuracy_drop = -1", "max_accuracy_drop = -1: Input should be greater than or equal to 0"),
         ("max_accuracy_drop = nan", "max_accuracy_drop = nan: Input should be"),
-        ('color = "grey"', "color = 'grey': Input should be 'rgb', 'bgr' or 'gray'"),
+        ('color = "grey"', "color = 'grey': did you mean gray? It is one of rgb, bgr, gray."),
         ('method = "magic"', "method = 'magic': no such method; there are c-swap-c, c-swap,"),
         ("processes = 1", "processes = 1: Input should be greater than or equal to 2"),
         ("crop = 0.5", "crop = 0.5: Input should be a valid integer"),

@@ -162,7 +162,8 @@ def test_attributes_that_a_factory_sets_belong_to_the_network(place: Place) -> N
     config = place.config(model=f"python:{place.net}:make")
     assert made(config) == ALL
     place.net.write_text(SOURCE + factory.format(2.0))
-    assert made(config) == {"walk", "export-dense", "export-pruned"}  # which come out as they were
+    found = made(config)
+    assert found == {"walk", "course", "export-dense", "export-pruned"}, "files come out as they were"
 
 
 # --- interruptions ------------------------------------------------------------------------------------

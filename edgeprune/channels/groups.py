@@ -124,7 +124,7 @@ def why_nothing(coupling: Coupling) -> str:
         counts[axis.reason] += axis.indices
     reasons = [f"{reason} ({count} channels)" for reason, count in counts.most_common()]
     ops = [f"{op} has no coupling rule ({count} times)" for op, count in coupling.unknown_ops.items()]
-    stopped = [coupling.stopped] if coupling.stopped else []
+    stopped = [coupling.stopped] if coupling.stopped and coupling.stopped not in counts else []
     return "; ".join([*stopped, *reasons, *ops]) or "it has no layers with channels"
 
 

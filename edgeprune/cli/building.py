@@ -221,9 +221,9 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
         bool | None,
         typer.Option("--external-weights", help="Weights in a file beside.", rich_help_panel=OUTPUT),
     ] = None,
-    form: Annotated[
+    forms: Annotated[
         list[str] | None,
-        typer.Option(help="Also write: ort, optimized (for this CPU).", rich_help_panel=OUTPUT),
+        typer.Option("--form", help="Also write: ort, optimized (for this CPU).", rich_help_panel=OUTPUT),
     ] = None,
     frame: Annotated[
         str | None,
@@ -273,7 +273,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     given: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("config", "json_output")}
     for name, read in {"resize": pixels, "crop": pixels, "mean": numbers, "std": numbers}.items():
         given[name] = read(given[name])
-    given["forms"] = given.pop("form") or None
+    given["forms"] = forms or None
     from edgeprune.config import make_config
     from edgeprune.gate import exit_code
 

@@ -142,10 +142,10 @@ def onnx_options(build: Build) -> OnnxOptions:
             f"--input-shape {given}: the images are {'x'.join(map(str, shape))} (channels, height, width); "
             "change resize or crop, or free both sizes with ?."
         )
+    # What the file itself came from, no more: the same weights give the same bytes, whatever judges them.
     provenance = {
         "edgeprune": our_version(),
-        "model": build.model_digest,
-        "data": build.data.digest,
+        "weights": build.loaded.digest,
         "target": build.target.name,
     }
     return OnnxOptions(

@@ -11,6 +11,8 @@ The rooms, in the order in which a build passes them (`pipeline` is the only one
     causal        which units are not needed: C-SWAP
     compensate    what survivors take over of the units removed; no gradients, no labels
     criteria      rival measures of a unit, and the walk's order
+    latency       profiles of a few widths -> how long any others take
+    knapsack      which groups give up how many units for a budget
     tasks         scores and accuracy
     surgery       module + units -> smaller module
     export        module -> ONNX -> OpenVINO, other forms, and how far they agree

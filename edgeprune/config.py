@@ -22,8 +22,8 @@ from pydantic import (
 
 from edgeprune import budgets
 from edgeprune.errors import ConfigError
-from edgeprune.quantities import quantity
-from edgeprune.records import Budget
+from edgeprune.quantities import count, quantity
+from edgeprune.records import Basis, Budget, Figure, Limit
 
 FILE = "edgeprune.toml"
 EXAMPLE = "example:digits"
@@ -68,6 +68,9 @@ def _listed(value: object) -> object:
 
 Milliseconds = Annotated[float | None, BeforeValidator(lambda text: quantity("time", text)), Field(gt=0)]
 Bytes = Annotated[int | None, BeforeValidator(lambda text: _whole(quantity("size", text))), Field(gt=0)]
+Count = Annotated[
+    float | None, BeforeValidator(lambda text: None if text is None else count(text)), Field(gt=0)
+]
 Sides = Annotated[tuple[int, ...] | None, BeforeValidator(_listed)]
 Factors = Annotated[tuple[float, ...] | None, BeforeValidator(_listed)]
 
@@ -156,8 +159,12 @@ class BuildConfig(BaseModel):
     max_accuracy_drop: Annotated[float, Field(ge=0, le=100)] | None = None
     """Points of accuracy."""
     max_latency: Milliseconds = None
+    speedup: Annotated[float, Field(gt=1)] | None = None
+    """How many times as fast as the dense network."""
     max_memory: Bytes = None
     max_size: Bytes = None
+    max_macs: Count = None
+    """Multiply-adds of one inference."""
 
     threads: Annotated[int, Field(ge=1)] | None = None
     """None: the target's own."""
@@ -212,8 +219,17 @@ class BuildConfig(BaseModel):
             max_memory_bytes=self.max_memory,
             max_size_bytes=self.max_size,
             max_accuracy_drop=None if drop is None else drop / 100,
-            limits=budgets.read(self.budgets, target=Path(self.target).stem),
+            limits=(*self._flag_limits, *budgets.read(self.budgets, target=Path(self.target).stem)),
         )
+
+    @property
+    def _flag_limits(self) -> tuple[Limit, ...]:
+        found = []
+        if self.speedup is not None:
+            found.append(Limit(figure=Figure.LATENCY_P50, basis=Basis.DENSE, value=1 / self.speedup))
+        if self.max_macs is not None:
+            found.append(Limit(figure=Figure.MACS, value=self.max_macs))
+        return tuple(found)
 
     @property
     def preprocess(self) -> dict[str, object]:

@@ -27,7 +27,8 @@ class Profile(BaseModel):
     runtime: Literal["openvino", "onnxruntime"]
     description: str = ""
     threads: int = Field(default=1, ge=1)
-    align: int = Field(default=8, ge=1)
+    align: int = Field(default=8, ge=0)
+    """0: what the kernels of this machine's CPU work on."""
     precision: Literal["f32"] = "f32"
     arch: str = ""
     memory: Annotated[int | None, BeforeValidator(_bytes)] = None

@@ -33,6 +33,14 @@ def log_level() -> Iterator[None]:
     logger.setLevel(logging.NOTSET)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Latency models are cached for the user who runs the tests elsewhere than their own are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Real networks and images, which are too large for the repository and lie beside it."""

@@ -27,7 +27,7 @@ from edgeprune.cli.doctoring import advice
 from edgeprune.cli.progress import Lines
 from edgeprune.records import Measurement
 
-STAGES = ["walk", "export-dense", "export-pruned", "accuracy-dense", "accuracy-pruned", "measure", "course"]
+STAGES = ["walk", "export-dense", "export-pruned", "measure", "accuracy-dense", "accuracy-pruned", "course"]
 HEAVY = ("torch", "openvino", "onnxruntime", "onnx", "numpy", "scipy", "matplotlib", "edgeprune.config")
 
 

@@ -85,7 +85,7 @@ def test_a_file_that_is_there_stays(written: Path) -> None:
 
 @pytest.mark.slow
 def test_json_says_what_was_seen(place: Place, tmp_path: Path) -> None:
-    flags = place.flags(out=tmp_path / "x.toml", processes=None)
+    flags = place.flags(out=tmp_path / "x.toml", processes=None, align=None)
     done = program("init", *flags, "--json")
     assert done.exit_code == 0, done.output
     seen = json.loads(done.stdout)

@@ -105,6 +105,7 @@ def test_a_layout_is_a_row_of_every_form():
         "pruned": Layout(convolutions=9, unblocked=2, reorders=5, blocked_layout=True),
     }
     found = replace(sample_report(), layouts=layouts)
+    assert room.summary_rows(found)[-2] == ("Conversions of the layout", "1", "5", "+4")
     assert room.summary_rows(found)[-1] == ("Unblocked convolutions", "0 of 9", "2 of 9", "+2")
     assert "Unblocked convolutions" in markdown.render(found)
     assert "Unblocked convolutions" not in markdown.render(sample_report())

@@ -107,7 +107,7 @@ def edit_source(old: str, new: str) -> Callable[[Place], object]:
 
 CHANGES = {
     "nothing": Change(set()),
-    "a budget": Change(set(), {"max_latency": "1us"}),
+    "a budget that the dense network keeps": Change(set(), {"max_macs": "1G"}),
     "the level, and no other units": Change({"walk", "course"}, {"alpha": 0.01}),
     "a limit on parameters": Change(PRUNED, {"max_param_ratio": 0.01}),
     "the widths' step": Change(PRUNED, {"align": 4}),

@@ -50,7 +50,7 @@ def test_memory_has_a_unit_and_a_configuration_lies_beside_the_profile(tmp_path)
     ("name", "runtime", "align"),
     [
         ("openvino", "openvino", 8),
-        ("onnxruntime", "onnxruntime", 8),
+        ("onnxruntime", "onnxruntime", 0),
         ("onnxruntime-avx512", "onnxruntime", 16),
     ],
 )
@@ -71,7 +71,7 @@ def test_the_first_folder_wins(tmp_path):
     assert target.load("openvino", folders=folders).threads == 4
     by_name = {found.name: found for found in target.available(folders)}
     assert by_name["openvino"].align == 16
-    assert by_name["onnxruntime"].align == 8
+    assert by_name["onnxruntime"].align == 0
 
 
 def test_defaults_are_the_records(tmp_path):

@@ -26,7 +26,7 @@ from typer.testing import CliRunner, Result
 from edgeprune.cli import app
 from edgeprune.cli.app import Settings
 from edgeprune.config import BuildConfig, make_config
-from edgeprune.records import Latency, Measurement
+from edgeprune.records import Latency, Measurement, Profile
 
 CLASSES, SIZE = 3, 8
 SOURCE = """
@@ -46,6 +46,7 @@ class Tiny(nn.Module):
         x = torch.relu(self.inner(x))
         return self.head(x.mean((2, 3)))
 """
+NO_PROFILE = Profile(latency_ms=1.0, operators=())
 TIMINGS = ("measurement", "provenance", "verdict", "target")
 """What of a report differs from one run to the next: times, and what is said about them."""
 
@@ -81,6 +82,7 @@ class Place:
             "target": "onnxruntime",
             "out": str(self.out),
             "processes": 2,
+            "align": 8,
             **changes,
         }
         return {name: value for name, value in settings.items() if value is not None}
@@ -189,6 +191,7 @@ def measured(*, pruned_ms: float = 4.6, quality: Any = "good") -> Measurement:  
 def measure_nothing(monkeypatch: pytest.MonkeyPatch, found: Measurement | None = None) -> None:
     """Builds find these figures at once."""
     monkeypatch.setattr("edgeprune.measure.measure", lambda *_, **__: found or measured())
+    monkeypatch.setattr("edgeprune.measure.profile", lambda files, **_: [NO_PROFILE] * len(files))
 
 
 def program(*words: object) -> Result:

@@ -8,10 +8,14 @@ heads.py    attention heads cut in width instead of whole
 groups.py   ties -> channel groups, frozen axes with reasons
 cut.py      groups + units -> the graph masked or cut (repairs.py corrects its shape constants)
 costs.py    groups + units -> parameters and multiply-adds
+activations.py  what activations take at once, at any widths
+forms.py    groups -> how the axes of all tensors follow their widths
 """
 
+from edgeprune.channels.activations import Activations
 from edgeprune.channels.costs import Costs
 from edgeprune.channels.cut import cut, kept_indices, masked, removed_by
+from edgeprune.channels.forms import width_forms
 from edgeprune.channels.groups import TIE_BYTES, Bound, Coupling, couple, why_nothing
 from edgeprune.channels.own import user_rules
 from edgeprune.channels.reading import Rule
@@ -20,6 +24,7 @@ from edgeprune.channels.trace import Traced, trace
 
 __all__ = [
     "TIE_BYTES",
+    "Activations",
     "Bound",
     "Costs",
     "Coupling",
@@ -34,4 +39,5 @@ __all__ = [
     "trace",
     "user_rules",
     "why_nothing",
+    "width_forms",
 ]

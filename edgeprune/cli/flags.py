@@ -90,6 +90,11 @@ Allocation = Annotated[
     typer.Option(help="Of a criterion: global or uniform over layers \\[global].", rich_help_panel=SEARCH),
 ]
 MaxLatency = Annotated[str | None, typer.Option(help="Like 12ms.", rich_help_panel=LIMITS)]
+Speedup = Annotated[
+    float | None,
+    typer.Option(help="Find a network so many times as fast as the dense one.", rich_help_panel=LIMITS),
+]
+MaxMacs = Annotated[str | None, typer.Option(help="Multiply-adds, like 900M.", rich_help_panel=LIMITS)]
 MaxMemory = Annotated[str | None, typer.Option(help="Peak memory, like 120MB.", rich_help_panel=LIMITS)]
 MaxSize = Annotated[str | None, typer.Option(help="Of the file, like 5MB.", rich_help_panel=LIMITS)]
 MaxAccuracyDrop = Annotated[

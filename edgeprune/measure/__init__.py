@@ -13,6 +13,7 @@ answers.py        what a worker wrote, and its errors in words
 turns.py          measurements on one machine take turns
 stats.py          samples to figures with intervals
 noise.py          what disturbed them, in words
+profiling.py      networks of other widths, operator by operator
 stairs.py         which widths pay on a machine
 instructions.py   CPU instructions of one inference, for machines too noisy for clocks
 """
@@ -20,6 +21,7 @@ instructions.py   CPU instructions of one inference, for machines too noisy for 
 from edgeprune.measure.instructions import instructions, perf_counts
 from edgeprune.measure.measuring import PAIRS, STREAM_PROCESSES, describe_machine, measure, noise_now
 from edgeprune.measure.places import Place, place
+from edgeprune.measure.profiling import profile
 from edgeprune.measure.stairs import step
 
 __all__ = [
@@ -32,5 +34,6 @@ __all__ = [
     "noise_now",
     "perf_counts",
     "place",
+    "profile",
     "step",
 ]

@@ -54,7 +54,9 @@ SAMPLE_MS = 1.0
 """A timed sample lasts at least this long, so that the clocks' resolution and cost do not show."""
 FEWEST_ROUNDS = 5
 PROBE_BYTES = 1 << 20
-PROFILED_RUNS = 5
+PROFILED_RUNS = 20
+CLOCK_MS = 0.001
+"""Operators' times are told in whole microseconds, rounded down."""
 
 
 class Wishes(TypedDict, total=False):
@@ -67,7 +69,7 @@ class Wishes(TypedDict, total=False):
     streams: int
     """Run so many inferences at once for `max_seconds`, and count them: throughput, not latency."""
     operators: bool
-    """Time each operator instead of the whole."""
+    """Time each operator of every artifact instead of the whole."""
     digests: dict[str, str]
     """`verify`: file to SHA-256."""
 
@@ -91,7 +93,9 @@ class Operators(TypedDict, total=False):
     """What a run holds where the job asked for it."""
 
     operators: list[tuple[str, str, float]]
-    """Name, kind, milliseconds."""
+    """Name, kind, milliseconds: the mean of the faster half of some runs."""
+    shapes: list[list[list[int]]]
+    """Of each operator: the shapes of its inputs, as far as the runtime tells, and of its output last."""
 
 
 class Run(Operators):
@@ -232,33 +236,74 @@ def streams_onnxruntime(job: Job, image: Any) -> list[Callable[[], object]]:  # 
 STREAMS = {"openvino": streams_openvino, "onnxruntime": streams_onnxruntime}
 
 
-def operators_openvino(path: str, threads: int, image: Any) -> list[tuple[str, str, float]]:  # Any: an array
-    """Each executed operator's name, kind with kernel, and shortest time in milliseconds."""
+def operators_openvino(path: str, threads: int, image: Any) -> Operators:  # Any: a NumPy array
+    """Time each executed operator; its kind names the kernel too."""
     compiled = compile_openvino(path, {**settings("openvino", threads), "PERF_COUNT": "YES"})
     request = requests_openvino(compiled, image, 1)[0]
-    times: dict[tuple[str, str], float] = {}
+    averages: dict[tuple[str, str], list[float]] = {}
     for _ in range(PROFILED_RUNS):
         request.infer()
         for entry in request.get_profiling_info():
             if entry.status.name == "EXECUTED":
                 key = (entry.node_name, f"{entry.node_type} {entry.exec_type}")
-                times[key] = min(entry.real_time.total_seconds() * 1000, times.get(key, math.inf))
-    return [(name, kind, taken) for (name, kind), taken in times.items()]
+                averages.setdefault(key, []).append(entry.real_time.total_seconds() * 1000)
+    times = {key: [undisturbed(found)] for key, found in averages.items()}
+    shapes = {op.get_friendly_name(): shapes_openvino(op) for op in compiled.get_runtime_model().get_ops()}
+    return profile(times, {key: shapes.get(key[0], []) for key in times})
 
 
-def operators_onnxruntime(path: str, threads: int, image: Any) -> list[tuple[str, str, float]]:  # Any: array
-    """Each kernel's name, operator and shortest time in milliseconds."""
+def undisturbed(averages: list[float]) -> float:
+    """Return the time of one run, from averages over the first run, the first two, and so on.
+
+    OpenVINO gives such averages, in whole microseconds: one interrupted run shows in all that follow. The
+    runs that took far longer than the middle one are taken out of the last average.
+    """
+    sums = [0.0, *(count * average for count, average in enumerate(averages, start=1))]
+    runs = [after - before for before, after in zip(sums, sums[1:])]  # noqa: B905, RUF007 - Python 3.9 has neither
+    middle = statistics.median(runs)
+    usual = [taken for count, taken in enumerate(runs, start=1) if taken <= 2 * middle + 2 * count * CLOCK_MS]
+    return max(statistics.fmean(usual), 0.0) + CLOCK_MS / 2
+
+
+def shapes_openvino(op: Any) -> list[list[int]]:  # Any: OpenVINO's operator
+    """Return the shapes of an executed operator's inputs, and of its output last."""
+    inputs = [op.get_input_partial_shape(number) for number in range(op.get_input_size())]
+    outputs = [op.get_output_partial_shape(number) for number in range(op.get_output_size())]
+    return [list(shape.to_shape()) for shape in (*inputs, *outputs[:1]) if shape.is_static]
+
+
+def operators_onnxruntime(path: str, threads: int, image: Any) -> Operators:  # Any: a NumPy array
+    """Time each kernel."""
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
         session = start_onnxruntime(path, threads, str(Path(folder, "profile")))
         for _ in range(PROFILED_RUNS):
             session.run(None, {session.get_inputs()[0].name: image})
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    times: dict[tuple[str, str], float] = {}
+    times: dict[tuple[str, str], list[float]] = {}
+    shapes: dict[tuple[str, str], list[list[int]]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             key = (event["name"][: -len("_kernel_time")], event["args"]["op_name"])
-            times[key] = min(event["dur"] / 1000, times.get(key, math.inf))
-    return [(name, kind, taken) for (name, kind), taken in times.items()]
+            times.setdefault(key, []).append(event["dur"] / 1000)
+            shapes[key] = shapes_onnxruntime(event["args"])
+    return profile(times, shapes)
+
+
+def shapes_onnxruntime(told: dict[str, Any]) -> list[list[int]]:  # Any: as ONNX Runtime writes it
+    """Return the shapes of a kernel's inputs, and of its output last; repacked weights are missing."""
+    tensors = [*told.get("input_type_shape", []), *told.get("output_type_shape", [])[:1]]
+    return [shape for tensor in tensors for shape in tensor.values()]
+
+
+def profile(
+    times: dict[tuple[str, str], list[float]], shapes: dict[tuple[str, str], list[list[int]]]
+) -> Operators:
+    """Return what the runs of each operator come to: what disturbs a run only makes it longer."""
+    faster = {key: sorted(taken)[: (len(taken) + 1) // 2] for key, taken in times.items()}
+    return {
+        "operators": [(*key, statistics.fmean(taken)) for key, taken in faster.items()],
+        "shapes": [shapes[key] for key in faster],
+    }
 
 
 OPERATORS = {"openvino": operators_openvino, "onnxruntime": operators_onnxruntime}
@@ -303,7 +348,9 @@ def work(job: Job) -> Answer:
     if job.get("streams"):
         count_streams(job, image, runs[0])
     elif job.get("operators"):
-        runs[0]["operators"] = OPERATORS[job["runtime"]](job["artifacts"][0], job["threads"], image)
+        for path, run in zip(job["artifacts"], runs):  # noqa: B905 - Python 3.9 has no strict zip
+            told = OPERATORS[job["runtime"]](path, job["threads"], image)
+            run["operators"], run["shapes"] = told["operators"], told["shapes"]
     else:
         take_rounds(job, infers, runs)
     grown = {name: value - before[name] for name, value in counters().items() if name in before}

@@ -19,12 +19,14 @@ from edgeprune.pipeline import evaluating, sharing, telling
 from edgeprune.pipeline.deploying import make_export, onnx_options
 from edgeprune.pipeline.digests import LIBRARIES, digest, images_digest, network_digest, versions
 from edgeprune.pipeline.forms import with_forms
+from edgeprune.pipeline.giving_back import Settled, is_slower, settled, widen_
 from edgeprune.pipeline.inputs import Inputs, data_source
 from edgeprune.pipeline.kept import check_groups, keep_settings, walk_inputs
 from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions, asked_options
 from edgeprune.pipeline.pruning import Analysed, Found, analyse, find_units
 from edgeprune.pipeline.quantizing import quantized, with_room_for_int8
 from edgeprune.pipeline.saving import PrunedModel, make_pruned
+from edgeprune.pipeline.searching import Searching
 from edgeprune.pipeline.tasking import kind_of, make_task, task_settings
 from edgeprune.pipeline.watching import Silence, Watcher
 from edgeprune.records import (
@@ -144,9 +146,18 @@ class Build:
 
     # stages -------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def pruning(self) -> Pruning:
-        inputs = walk_inputs(self)
+        """What is deployed."""
+        return self.settled.pruning
+
+    @cached_property
+    def settled(self) -> Settled:
+        return settled(self)
+
+    @cached_property
+    def walked(self) -> Pruning:
+        inputs = {**walk_inputs(self), **self.searching.inputs}
         journal = self.folder.journal("walk", Step, inputs)
 
         def make() -> Pruning:
@@ -175,7 +186,7 @@ class Build:
             self.watcher.progress("walk", settled, units, detail)
 
         journey = replace(self.journey, recorded=recorded, on_step=on_step, crew=self.crew)
-        return find_units(self.analysed, self.images, self.options, journey)
+        return find_units(self.analysed, self.images, self.options, journey, search=self.searching.make())
 
     @property
     def journey(self) -> Journey:
@@ -187,7 +198,8 @@ class Build:
 
     @cached_property
     def options(self) -> PruneOptions:
-        return with_room_for_int8(self, asked_options(self.config, align=self.target.align))
+        options = asked_options(self.config, align=self.target.align, budget=self.budget)
+        return with_room_for_int8(self, options)
 
     @cached_property
     def model_digest(self) -> str:
@@ -297,11 +309,16 @@ class Build:
         """How ONNX Runtime lays the networks out on this machine's CPU; a device may differ."""
         if self.target.runtime != "onnxruntime" or self.target.host:
             return {}
-        files = {name: self.folder.path / export.artifact.path for name, export in self.exports.items()}
-        return {name: runtime.layout(file) for name, file in files.items()}
+        return {name: runtime.layout(self.folder.path / e.artifact.path) for name, e in self.exports.items()}
+
+    @cached_property
+    def searching(self) -> Searching:
+        return Searching(self)
 
     def report(self) -> Report:
         """Run all stages and write the report."""
+        while is_slower(self.pruning, self.measurement):
+            widen_(self)
         artifacts = {name: export.artifact for name, export in self.exports.items()}
         changed = evaluating.changes(self)
         change = changed[self.deployed]["dense"]
@@ -339,6 +356,7 @@ class Build:
             deployed=self.deployed,
             accuracy_changes=changed if len(changed) > 1 else {},
             quantized={n: export.quantized for n, export in self.exports.items() if export.quantized},
+            forecast=self.searching.forecast,
         )
         result = with_forms(self, telling.with_course(self, result))
         report.write(result, self.folder.path)

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 SETTINGS = "settings.json"
 WALK = "walk"
-FORGOTTEN = {"out", "host", "max_latency", "max_memory", "max_size", "budgets", "memory_limit"}
+FORGOTTEN = {
+    *("out", "host", "memory_limit"),
+    *("max_latency", "speedup", "max_memory", "max_size", "max_macs", "budgets"),
+}
 """Where the folder lies may change; budgets and devices are for measuring and judging."""
 WHAT = {"model": "the network or its weights", "data": "the images", "settings": "the analysis settings"}
 
@@ -87,10 +90,10 @@ def walk_inputs(build: Build) -> dict[str, str]:
 
 
 def settings_digest(build: Build, **more: object) -> str:
-    """Of the options and the task of an analysis, and of the user's own rules where there are any."""
+    """Of the options, budgets apart, and the task of an analysis, and of the user's own rules, if any."""
     own: dict[str, object] = {"rules": rules_digest(build.rules)} if build.rules else {}
     own |= task_settings(build.config.task)
-    return digest({**asdict(build.options), **own, **more})
+    return digest({**asdict(build.options), "limits": (), **own, **more})
 
 
 def check_groups(build: Build, pruning: Pruning) -> Pruning:

@@ -21,7 +21,15 @@ class Ledger:
     def __init__(self, coupling: channels.Coupling) -> None:
         self.costs = channels.Costs(coupling)
         self.dense_params, self.dense_macs = self.costs.count({})
-        self.units = sum(group.units for group in coupling.groups)
+        self.sizes = {group.name: group.units for group in coupling.groups}
+        self.units = sum(self.sizes.values())
+        self.activations = channels.Activations(coupling)
+
+    def of_widths(self, widths: Mapping[str, int]) -> tuple[int, int]:
+        """(parameters, multiply-adds) with so many units left of each group."""
+        return self.costs.count(
+            {name: tuple(range(count - widths[name])) for name, count in self.sizes.items()}
+        )
 
     def param_ratio(self, removed: Removed) -> float:
         return 1 - self.costs.count(removed)[0] / self.dense_params

@@ -9,7 +9,7 @@ from typing import Literal
 from edgeprune import tasks
 from edgeprune.config import BuildConfig
 from edgeprune.pipeline.sharing import Alone, Crew
-from edgeprune.records import Floats, Labels, Step
+from edgeprune.records import Basis, Budget, Figure, Floats, Labels, Limit, Step
 
 Compensation = Literal["none", "mean", "linear", "affine"]
 Allocation = Literal["global", "uniform"]
@@ -92,6 +92,8 @@ class PruneOptions:
     """Remove at most this share of the parameters, in [0, 1]."""
     max_accuracy_drop: float | None = None
     """Absolute, in [0, 1], on the validation images."""
+    limits: tuple[Limit, ...] = ()
+    """What the deployed network may cost; a build searches for the network that does."""
 
     @property
     def compensation(self) -> Compensation:
@@ -106,6 +108,12 @@ class PruneOptions:
     def only_zeroes(self) -> bool:
         """Whether survivors keep their weights."""
         return self.compensation == "none" and not self.bn_reestimate
+
+    @property
+    def searches(self) -> bool:
+        """Whether a build looks for the network that a budget asks for, instead of a natural end."""
+        free = self.method == "c-swap-c" and self.compensation == "affine" and self.max_param_ratio is None
+        return free and (bool(self.limits) or self.max_accuracy_drop is not None)
 
     @property
     def asks_for_more(self) -> bool:
@@ -129,7 +137,33 @@ class Journey:
     """Who evaluates interventions."""
 
 
-def asked_options(config: BuildConfig, *, align: int) -> PruneOptions:
+SEARCHED = (
+    Figure.LATENCY_P50,
+    Figure.PEAK_MEMORY,
+    Figure.MODEL_SIZE,
+    Figure.PARAMS,
+    Figure.MACS,
+)
+"""Figures that units are removed for."""
+
+
+def asked_limits(budget: Budget) -> tuple[Limit, ...]:
+    """The lines of a budget that say what a network may cost; those that only warn are not searched for."""
+    own = {
+        Figure.LATENCY_P50: budget.max_latency_ms,
+        Figure.PEAK_MEMORY: budget.max_memory_bytes,
+        Figure.MODEL_SIZE: budget.max_size_bytes,
+    }
+    flags = [Limit(figure=figure, value=float(value)) for figure, value in own.items() if value is not None]
+    lines = [
+        limit
+        for limit in budget.limits
+        if limit.figure in SEARCHED and limit.basis is not Basis.BASELINE and not limit.warns
+    ]
+    return (*flags, *lines)
+
+
+def asked_options(config: BuildConfig, *, align: int, budget: Budget) -> PruneOptions:
     """The options of an analysis as the user's settings give them."""
     drop = config.max_accuracy_drop
     names = {field.name for field in fields(PruneOptions)} & set(BuildConfig.model_fields)
@@ -139,5 +173,6 @@ def asked_options(config: BuildConfig, *, align: int) -> PruneOptions:
     if config.coupling_memory is not None:
         given["coupling_bytes"] = config.coupling_memory
     return PruneOptions(
-        **{**given, "align": align, "max_accuracy_drop": None if drop is None else drop / 100}
+        **{**given, "align": align, "max_accuracy_drop": None if drop is None else drop / 100},
+        limits=asked_limits(budget) if config.method == "c-swap-c" else (),
     )

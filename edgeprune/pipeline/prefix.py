@@ -44,10 +44,8 @@ def prune_run(config: BuildConfig, param_ratio: float, *, watcher: Watcher | Non
         _check_reached(record, param_ratio, config)
         study = make_study(build.analysed, build.images, build.options, build.journey)
         removed = within(study, _order(study, build, record), param_ratio)
-        found = _found(
-            study, record, removed, f"cut out of the trajectory at {param_ratio:g} of the parameters"
-        )
-        return make_pruned(build.analysed, found)
+        cut = found(study, record, removed, f"cut out of the trajectory at {param_ratio:g} of the parameters")
+        return make_pruned(build.analysed, cut)
 
 
 def _check_reached(record: Pruning, ratio: float, config: BuildConfig) -> None:
@@ -72,7 +70,8 @@ def _order(study: Study, build: Build, record: Pruning) -> Order:
     return [(piece.group, unit) for piece in pieces for unit in piece.units]
 
 
-def _found(study: Study, record: Pruning, removed: Mapping[str, tuple[int, ...]], why: str) -> Found:
+def found(study: Study, record: Pruning, removed: Mapping[str, tuple[int, ...]], why: str) -> Found:
+    """These units of a walk, compensated and refitted, as its record gives them."""
     weights, fit = study.compensated(removed)
     nothing = "No channel was removed: the share is below one whole step of any width."
     walked = Walked(steps=[], stopped=why, removed=dict(removed), weights=weights, fit=fit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -111,8 +111,17 @@ def find_units(
     images: Images,
     options: PruneOptions,
     journey: Journey | None = None,
+    *,
+    search: Callable[[Study, Journey], Walked] | None = None,
 ) -> Found:
     """Run the method: which units the network does not need.
+
+    Args:
+        analysed: The network.
+        images: What it is judged by.
+        options: Which method, and how far.
+        journey: Who watches.
+        search: In the method's place: a search for the network that a budget asks for.
 
     Raises:
         ModelError, DataError: the network's outputs cannot belong to these labels.
@@ -120,7 +129,7 @@ def find_units(
     """
     journey = journey or Journey()
     study = make_study(analysed, images, options, journey)
-    walked = _walk(study, analysed.module, journey)
+    walked = search(study, journey) if search else _walk(study, analysed.module, journey)
     groups, final = study.groups, study.all_scores(walked.weights)
     pruning = Pruning(
         trajectory=make_trajectory(study, walked, final),

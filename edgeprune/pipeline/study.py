@@ -178,8 +178,21 @@ class Study:
                 "a limit on the accuracy drop needs validation images; give the calibration part more images."
             )
         seen = validation
-        dense = self.value(seen, self.program.dense)
-        return lambda weights: self.agreed(dense - self.value(seen, weights) <= limit)
+        truth = self.task.truth(seen.labels)
+        dense = self.answers(seen, self.program.dense)
+
+        def within(weights: Weights) -> bool:
+            pair = (dense, self.answers(seen, weights))
+            return self.agreed(tasks.surely_within(self.task, pair, truth, limit))
+
+        return within
+
+    def validation_accuracy(self, weights: Weights) -> float:
+        """The task's metric on the validation images; on the calibration images where there are none."""
+        seen = self.images.validation
+        if seen is None or not len(seen.labels):
+            seen = self.images.calibration
+        return self.value(seen, weights)
 
     def holds_elsewhere(self, weights: Weights, factor: float) -> bool:
         """Whether images that no fit has seen keep their scores: a paired test of all validation images.

@@ -39,7 +39,10 @@ MOST_CHANGED = 12
 def notes(build: Build) -> tuple[str, ...]:
     """What the rooms had to say, each thing once."""
     exported = [note for export in build.exports.values() for note in export.notes]
-    return tuple(dict.fromkeys([*build.loaded.notes, *build.data.notes, *build.pruning.notes, *exported]))
+    forecast = build.searching.forecast
+    predicted = [forecast.sentence] if forecast else []
+    found = [*build.loaded.notes, *build.data.notes, *build.pruning.notes, *exported, *predicted]
+    return tuple(dict.fromkeys(found))
 
 
 def provenance(build: Build) -> Provenance:

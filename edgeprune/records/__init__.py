@@ -5,6 +5,7 @@ an accuracy drop is absolute, in points (percent) where a user types it and in [
 
     asked.py      what the user asks for, and what goes in
     found.py      what can be cut, and what the walk finds
+    modelled.py   how long networks of other widths will take
     measured.py   what is deployed, how it was measured, and what comes out
 """
 
@@ -72,6 +73,16 @@ from edgeprune.records.measured import (
     Throughput,
     Verdict,
 )
+from edgeprune.records.modelled import (
+    Dimension,
+    Forecast,
+    LatencyModel,
+    OperatorModel,
+    Prediction,
+    Profile,
+    ProfiledOperator,
+    WidthForm,
+)
 
 __all__ = [
     "ALL_CLASSES",
@@ -90,11 +101,13 @@ __all__ = [
     "Check",
     "Curve",
     "CurvePoint",
+    "Dimension",
     "Doubles",
     "Export",
     "Figure",
     "Finding",
     "Floats",
+    "Forecast",
     "FrozenAxis",
     "GroupEffects",
     "InputSpec",
@@ -104,18 +117,23 @@ __all__ = [
     "Kind",
     "Labels",
     "Latency",
+    "LatencyModel",
     "Layout",
     "Limit",
     "MaskCode",
     "Measurement",
     "Memory",
     "OnnxOptions",
+    "OperatorModel",
     "OperatorTime",
     "Outcome",
     "Parity",
     "Pass",
     "PicturedAnswer",
+    "Prediction",
     "Preprocess",
+    "Profile",
+    "ProfiledOperator",
     "Provenance",
     "Pruning",
     "PruningPlan",
@@ -132,4 +150,5 @@ __all__ = [
     "UnitEffect",
     "Verdict",
     "Width",
+    "WidthForm",
 ]

@@ -28,7 +28,7 @@ class Target:
     description: str = ""
     threads: int = 1
     align: int = 8
-    """Deployed group widths are multiples of this (rounded up)."""
+    """Deployed group widths are multiples of this (rounded up); 0: told by the CPU, see `Inputs`."""
     precision: Literal["f32"] = "f32"
     arch: str = ""
     """As the device's kernel names it, `aarch64` for example; empty: any."""

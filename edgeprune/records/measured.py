@@ -8,6 +8,7 @@ from typing import Literal
 
 from edgeprune.records.asked import Budget, Target
 from edgeprune.records.found import FrozenAxis, PruningPlan, Trajectory, Width
+from edgeprune.records.modelled import Forecast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +159,7 @@ class OperatorTime:
     name: str
     kind: str
     time_ms: float
-    """The shortest of a few runs, profiler on: for comparing operators, not for adding up."""
+    """Mean of the faster half of some runs, profiler on: for comparing operators, not for adding up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,6 +351,8 @@ class Report:
     """A few of the evaluation images that the deployed variant answers differently."""
     pictured: tuple[PicturedAnswer, ...] = ()
     """A few answers that are more than a class."""
+    forecast: Forecast | None = None
+    """Where a latency model of the target was made."""
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""

@@ -98,15 +98,20 @@ def _costs(report: Report) -> list[Row]:
 
 
 def _layout(report: Report) -> list[Row]:
-    """Convolutions that ONNX Runtime leaves out of its fast layout: widths that do not pay."""
+    """What is left out of the fast layout, and conversions between the layouts: widths that do not pay."""
     if not {*both(report)} <= report.layouts.keys():
         return []
     dense, pruned = (report.layouts[name] for name in both(report))
     before, after = (f"{each.unblocked} of {each.convolutions}" for each in (dense, pruned))
-    change = (
-        "unchanged" if dense.unblocked == pruned.unblocked else f"{pruned.unblocked - dense.unblocked:+d}"
-    )
-    return [("Unblocked convolutions", before, after, change)]
+    reorders = _difference(dense.reorders, pruned.reorders)
+    return [
+        ("Conversions of the layout", str(dense.reorders), str(pruned.reorders), reorders),
+        ("Unblocked convolutions", before, after, _difference(dense.unblocked, pruned.unblocked)),
+    ]
+
+
+def _difference(before: int, after: int) -> str:
+    return "unchanged" if before == after else f"{after - before:+d}"
 
 
 # --- one figure ---------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 On x86-64 its fast convolutions work on blocks of channels. One with channels no multiple of 4 is left out,
 with conversions around it, and is slower for it (1.1 times a plain one, 2 to 3 times a depthwise one).
+Branches are joined in the blocked layout where each has whole blocks of channels; else it is left and entered
+again, with conversions that can take longer than what narrower branches save.
 """
 
 from __future__ import annotations

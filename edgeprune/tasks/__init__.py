@@ -18,7 +18,7 @@ from edgeprune.tasks.classification import (
     true_class_scores,
 )
 from edgeprune.tasks.own import Own
-from edgeprune.tasks.resampling import draw
+from edgeprune.tasks.resampling import draw, surely_within
 from edgeprune.tasks.sauce import sauce, sauce_interval, sauce_of_draws
 from edgeprune.tasks.segmentation import Segmentation
 from edgeprune.tasks.task import Kept, Task
@@ -36,5 +36,6 @@ __all__ = [
     "sauce",
     "sauce_interval",
     "sauce_of_draws",
+    "surely_within",
     "true_class_scores",
 ]

@@ -6,9 +6,12 @@ import numpy as np
 from scipy import stats
 
 from edgeprune.records import AccuracyChange, Doubles, Interval, Ints
+from edgeprune.tasks.task import Kept, Task
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+FEW_RESAMPLES = 200
+"""For a standard error."""
 ROUNDING = 1e-9
 
 
@@ -34,3 +37,23 @@ def compared(drop: Interval, fall: Doubles, metric: str) -> AccuracyChange:
         test="Wilcoxon signed-rank",
         metric=metric,
     )
+
+
+def surely_within(task: Task, pair: tuple[Kept, Kept], truth: Kept, limit: float) -> bool:
+    """Whether a drop of the metric is within a limit, with a margin for how few images tell.
+
+    The margin is one standard error of the drop, over images drawn again (and at least one image's worth),
+    but never more than the limit: no loss at all is always within it.
+
+    Args:
+        task: Whose metric.
+        pair: Answers of the dense network and of the pruned one.
+        truth: What they should be.
+        limit: Absolute, in [0, 1].
+    """
+    before, after = pair
+    draws = draw(len(truth), resamples=FEW_RESAMPLES)
+    fall = task.drawn(before, truth, draws) - task.drawn(after, truth, draws)
+    error = float(np.hypot(fall.std(), 1 / len(truth)))
+    drop = task.value(before, truth) - task.value(after, truth)
+    return bool(drop <= max(limit - error, 0.0) + ROUNDING)

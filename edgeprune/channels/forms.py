@@ -1,0 +1,66 @@
+"""How the axes of a network's tensors change with the widths of its channel groups."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import numpy as np
+
+from edgeprune.channels.groups import Coupling
+from edgeprune.records import Ints, WidthForm
+
+
+def width_forms(coupling: Coupling) -> tuple[WidthForm, ...]:
+    """Every way in which the size of some axis (parameter or activation) depends on widths, each once."""
+    owner = owners(coupling)
+    found: dict[tuple[int, tuple[tuple[str, int], ...]], WidthForm] = {}
+    for ids in _axes(coupling):
+        form = form_of(coupling, owner, ids)
+        if form.copies:
+            found[form.constant, tuple(form.copies.items())] = form
+    return tuple(found.values())
+
+
+def owners(coupling: Coupling) -> Ints:
+    """Per set of tied identities, the number of the group that it is a unit of, or -1."""
+    owner = np.full(int(coupling.component.max(initial=-1)) + 1, -1, dtype=np.int64)
+    for number, group in enumerate(coupling.groups):
+        owner[coupling.members[group.name]] = number
+    return owner
+
+
+def form_of(coupling: Coupling, owner: Ints, ids: Ints) -> WidthForm:
+    """How many of these identities stay at which widths.
+
+    Args:
+        coupling: The channel groups.
+        owner: From `owners`.
+        ids: Identities along an axis, shape (n,).
+    """
+    mine = owner[coupling.component[ids]]
+    counts = np.bincount(mine[mine >= 0], minlength=len(coupling.groups))
+    copies = {
+        group.name: int(count) // group.units
+        for group, count in zip(coupling.groups, counts, strict=True)
+        if count
+    }
+    return WidthForm(constant=int((mine < 0).sum()), copies=copies)
+
+
+def _axes(coupling: Coupling) -> list[Ints]:
+    """Identities along every axis; of a joint factor, each axis where it stays whole along the others."""
+    ties = coupling.ties
+    factors = chain(
+        chain.from_iterable(ties.values.values()),
+        chain.from_iterable(chain.from_iterable(ties.outputs.values())),
+    )
+    lines = list(ties.axes.values())
+    for factor in factors:
+        if factor.ids.ndim > 1:
+            lines += [_first_line(factor.ids, axis) for axis in range(factor.ids.ndim)]
+        lines.append(factor.ids.ravel())
+    return lines
+
+
+def _first_line(ids: Ints, axis: int) -> Ints:
+    return np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)[:, 0]

@@ -186,7 +186,7 @@ def test_a_partial_answer_is_said_everywhere(summed: Place, tmp_path: Path) -> N
 
 
 def test_where_nothing_was_coupled_in_time_the_limits_are_named() -> None:
-    with pytest.raises(NothingToPrune, match=r"coupling stopped after 0 ties; .*--coupling-memory allow it"):
+    with pytest.raises(NothingToPrune, match=r"coupling stopped after 0 ties .*--coupling-memory allow it"):
         analyse(trained_net(), SPEC, PruneOptions(coupling_bytes=8))
 
 

@@ -331,6 +331,7 @@ def asked(place: Path, **changes: object) -> dict[str, object]:
         "weights": str(place / "w.safetensors"),
         "data": str(place / "data.toml"),
         "task": "segmentation",
+        "align": 8,
         "target": "onnxruntime",
         "out": str(place / "out"),
         "processes": 2,

@@ -163,7 +163,7 @@ def test_a_file_that_does_not_import_is_refused(tmp_path: Path) -> None:
         ("python:missing.py:net", "there is no file missing.py"),
         ("python:no_such_package:net", "cannot be imported"),
         ("missing.pt2", "no such exported program"),
-        ("example:cats", "the bundled example is example:digits"),
+        ("example:cats", "example:cats: unknown; there are example:digits, example:scenes"),
         ("torchvision:resnet81", "did you mean resnet1"),
     ],
 )

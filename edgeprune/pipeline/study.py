@@ -99,6 +99,11 @@ class Study:
             combine=self.options.combine,
         )
         self.chosen = choice.images
+        validation = self.images.validation
+        if self.options.max_accuracy_drop is not None and (validation is None or not len(validation.labels)):
+            raise DataError(
+                "a limit on the accuracy drop needs validation images; give the calibration part more images."
+            )
         self.groups = self.coupling.groups
         self.shards = causal.make_shards(self.judge)
         self.labels = self.images.calibration.labels[self.chosen]
@@ -173,10 +178,7 @@ class Study:
         limit, validation = self.options.max_accuracy_drop, self.images.validation
         if limit is None:
             return lambda weights: True
-        if validation is None or not len(validation.labels):
-            raise DataError(
-                "a limit on the accuracy drop needs validation images; give the calibration part more images."
-            )
+        assert validation is not None, "checked when the study began"
         seen = validation
         truth = self.task.truth(seen.labels)
         dense = self.answers(seen, self.program.dense)

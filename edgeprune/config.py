@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -24,6 +23,7 @@ from edgeprune import budgets
 from edgeprune.errors import ConfigError
 from edgeprune.quantities import count, quantity
 from edgeprune.records import Basis, Budget, Figure, Limit
+from edgeprune.untrusted import read_toml
 
 FILE = "edgeprune.toml"
 EXAMPLE = "example:digits"
@@ -265,10 +265,10 @@ def _of_example(settings: Mapping[str, object]) -> dict[str, object]:
 
 def _read(file: Path) -> dict[str, object]:
     try:
-        settings = tomllib.loads(file.read_text(encoding="utf-8"))
+        settings = read_toml(file)
     except OSError as err:
         raise ConfigError(f"{file}: cannot be read ({err.strerror}); check the path.") from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+    except ValueError as err:
         raise ConfigError(f"{file}: not valid TOML: {err}.") from err
     return {name: _beside(file, name, value) for name, value in settings.items()}
 

@@ -25,6 +25,7 @@ from typing import Generic, Self, TypeVar
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from edgeprune.errors import RunFolderError
+from edgeprune.untrusted import RECORD_BYTES, inside, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,8 @@ class RunFolder:
         start = time.monotonic()
         made = make()
         encoded = adapter.dump_python(made, mode="json", warnings="error")
+        for name in files(made):
+            to_disk(self.path / name)
         content = StageFile(
             stage=stage,
             edgeprune=our_version(),
@@ -154,7 +157,7 @@ class RunFolder:
         if not place.exists():
             return None
         try:
-            earlier = TypeAdapter(StageFile).validate_json(place.read_bytes())
+            earlier = TypeAdapter(StageFile).validate_json(read_bytes(place, most=RECORD_BYTES))
             check_current(earlier, inputs, self.path)
             record = adapter.validate_python(earlier.record)
         # Not valid JSON, or not a record: ValidationError is a ValueError.
@@ -166,14 +169,17 @@ class RunFolder:
 
 
 def read_stage(folder: Path, stage: str, record_type: type[Record]) -> tuple[Record, dict[str, str]]:
-    """A finished stage's record, and the digests of what it was made from; whether it holds is not asked.
+    """A finished stage's record, and the digests of what it was made from.
+
+    The files that belong to it are checked; whether what it was made from has changed is not asked.
 
     Raises:
         RunFolderError: There is none, or it is not one of this version.
     """
     place = folder / "stages" / f"{stage}.json"
     try:
-        found = TypeAdapter(StageFile).validate_json(place.read_bytes())
+        found = TypeAdapter(StageFile).validate_json(read_bytes(place, most=RECORD_BYTES))
+        check_files(found, folder)
         return TypeAdapter(record_type).validate_python(found.record), found.inputs
     except (OSError, ValueError) as err:
         first = str(err).partition("\n")[0]
@@ -234,8 +240,14 @@ def check_current(earlier: StageFile, inputs: Mapping[str, str], root: Path) -> 
     changed = [name for name in names if earlier.inputs.get(name) != inputs.get(name)]
     if changed:
         raise ValueError(f"changed: {', '.join(changed)}")
+    check_files(earlier, root)
+
+
+def check_files(earlier: StageFile, root: Path) -> None:
+    """Raise ValueError where a file is not the one that the stage wrote."""
     for name, digest in earlier.files.items():
-        if file_digest(root / name) != digest:
+        path = inside(root, name)
+        if not path.is_file() or file_digest(path) != digest:
             raise ValueError(f"{name} is not the file that was written")
 
 
@@ -250,6 +262,18 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def parts_digest(path: Path) -> str:
+    """SHA-256 of a deployed file; an .xml counts with its .bin."""
+    parts = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    digest = hashlib.sha256()
+    for part in parts:
+        if part.is_file():
+            with part.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
 
 
 # --- opening ------------------------------------------------------------------------------------------
@@ -314,8 +338,19 @@ def write_atomically(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             staged.replace(path)
+            to_disk(path.parent)
         finally:
             staged.unlink(missing_ok=True)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file, or what a folder lists, would outlive a power cut."""
+    with writing(path):
+        place = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(place)
+        finally:
+            os.close(place)
 
 
 def whole_lines(path: Path) -> list[bytes]:

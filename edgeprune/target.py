@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from edgeprune.errors import TargetError
 from edgeprune.quantities import quantity
 from edgeprune.records import Target
+from edgeprune.untrusted import read_toml
 
 
 def _bytes(text: object) -> int:
@@ -69,7 +69,7 @@ def _files(folders: Sequence[Path]) -> dict[str, Path]:
 
 def _read(path: Path) -> Target:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = read_toml(path)
     except OSError as err:
         raise TargetError(f"{path}: cannot be read ({err.strerror}); give a target's name or .toml.") from err
     except ValueError as err:

@@ -174,8 +174,15 @@ MISTAKES = {
             "class Nan(Tiny):\n    def forward(self, x):\n"
             "        return super().forward(x) * (0 * x.sum() / 0)"
         ),
-        ("gives NaN or Inf for 120 of 120 calibration images", "check the weights and the preprocessing"),
+        (
+            "gives NaN or Inf for 120 of 120 calibration images, first in the network's forward (div)",
+            "check the weights and the preprocessing",
+        ),
         {"model": "python:{}/net.py:Nan"},
+    ),
+    "a layer that overflows": Mistake(
+        edit_weights(lambda state: state["inner.weight"].fill_(1e38)),
+        ("NaN or Inf", "first in inner (conv2d); check the weights"),
     ),
     "two outputs": Mistake(
         code("class Two(Tiny):\n    def forward(self, x):\n        return super().forward(x), x"),

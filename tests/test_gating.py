@@ -23,6 +23,7 @@ from edgeprune.cli import measuring
 from edgeprune.errors import TargetUnreachable
 from edgeprune.measure import stairs
 from edgeprune.records import Figure, Instructions, Interval, Limit, Measurement, Report, Target
+from edgeprune.runfolder import parts_digest
 
 
 def edgeprune(*words: object) -> Result:
@@ -41,9 +42,12 @@ def quiet_report() -> Report:
 
 def run_folder(folder: Path, found: Report) -> Path:
     """A run as a build leaves it: the report, and the deployed files."""
-    report.write(found, folder)
-    for name in ("dense", "pruned"):
-        tiny_onnx.save(folder / f"{name}.xml")
+    folder.mkdir(parents=True, exist_ok=True)
+    artifacts = {
+        name: replace(artifact, digest=parts_digest(tiny_onnx.save(folder / artifact.path)))
+        for name, artifact in found.artifacts.items()
+    }
+    report.write(replace(found, artifacts=artifacts), folder)
     return folder
 
 
@@ -86,6 +90,16 @@ def test_limits_of_every_form_are_held_together(run, tmp_path):
     budgets = [check["budget"] for check in verdict["checks"]]
     assert found.exit_code == 3
     assert {"model size", "multiply-adds", "parameters", "latency p50"} <= set(budgets)
+
+
+def test_a_deployed_file_that_was_exchanged_is_not_measured(run, monkeypatch):
+    monkeypatch.setattr("edgeprune.measure.measure", never)
+    tiny_onnx.save(run / "pruned.xml", batch="N")
+    for words in (("gate", run, "--max-latency", "4.65ms"), ("compare", run, run)):
+        found = edgeprune(*words)
+        assert found.exit_code == 1
+        assert "not the file that the report speaks of" in found.stderr
+        assert found.stderr.count("\n") == 1
 
 
 def test_a_drop_of_nothing_is_a_limit_too(run):
@@ -143,7 +157,8 @@ def test_an_undecided_latency_of_a_device_is_measured_again_there(run, asked, mo
 
     monkeypatch.setattr("edgeprune.measure.place", place)
     there = replace(quiet_report().measurement, machine=machine)
-    device = replace(quiet_report(), target=replace(quiet_report().target, host="pi@pi5"), measurement=there)
+    kept = report.read(run / "report.json")
+    device = replace(kept, target=replace(kept.target, host="pi@pi5"), measurement=there)
     words = ("--max-latency", "4.65ms", "--measure-more", "900")
     report.write(device, run)
     assert edgeprune("gate", run, *words).exit_code == 0
@@ -246,7 +261,7 @@ def test_a_comparison_in_words(low, high, word):
 
 def test_networks_that_read_other_sizes_are_not_compared(tmp_path, monkeypatch):
     shapes = {"a": (3, 8, 8), "b": (3, 16, 16)}
-    monkeypatch.setattr("edgeprune.runtime.input_shape", lambda file, **_: shapes[file.stem])
+    monkeypatch.setattr("edgeprune.measure.Place.image_shape", lambda _, file: shapes[file.stem])
     found = edgeprune("compare", tmp_path / "a.onnx", tmp_path / "b.onnx")
     assert found.exit_code == 1
     assert "b.onnx: reads 3x16x16 images, but" in found.stderr

@@ -33,6 +33,8 @@ ROLES: dict[Purpose, tuple[str, ...]] = {
 
 CLASS_ARRAYS = ("classes", "class_names", "label_names")
 CHANNELS = (1, 3, 4)
+MOST_BYTES, MOST_EXPANDED = 2**30, 100
+"""An archive beyond both is taken for a decompression bomb."""
 PLACE = re.compile(r"(?P<file>.+\.npz)::(?P<array>.+)::(?P<index>\d+)", re.IGNORECASE | re.DOTALL)
 
 
@@ -67,11 +69,23 @@ def read_npz(
             missing = [name for name in wanted if name not in held]
             if missing:
                 raise DataError(f"{path}: has no array `{missing[0]}`; it has {', '.join(held) or 'none'}.")
+            assert archive.zip is not None, "open"
+            check_expansion(path, archive.zip.infolist())
             return {name: archive[name] for name in wanted}
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as err:
         raise DataError(
             f"{path}: cannot be read as .npz ({_one_line(err)}); save it with numpy.savez, without objects."
         ) from err
+
+
+def check_expansion(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuse an archive that is small on the disk and fills the memory."""
+    expanded = sum(entry.file_size for entry in entries)
+    if expanded > MOST_BYTES and expanded > MOST_EXPANDED * path.stat().st_size:
+        raise DataError(
+            f"{path}: expands to {expanded / 1e9:.1f} GB, {expanded // path.stat().st_size} times its "
+            "size; if they are really images, save them with numpy.savez, without compression."
+        )
 
 
 def find_pair(arrays: Mapping[str, Array], purpose: Purpose, path: Path) -> tuple[str, str]:

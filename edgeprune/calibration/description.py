@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import field, fields
 from difflib import get_close_matches
@@ -18,6 +17,7 @@ from edgeprune.calibration.listing import Source, sub_folders
 from edgeprune.calibration.preprocess import settings
 from edgeprune.errors import DataError
 from edgeprune.records import Kind, MaskCode
+from edgeprune.untrusted import SETTINGS_BYTES, read_bytes, read_toml
 
 CLOSED = pydantic.ConfigDict(extra="forbid")
 SUFFIXES = (".toml", ".csv", ".npz")
@@ -177,8 +177,8 @@ def _npz_keys(path: Path) -> Keys:
 
 def _read(path: Path) -> Description:
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+        raw = read_toml(path)
+    except (OSError, ValueError) as err:
         raise DataError(f"{path}: cannot be read as TOML ({err}).") from err
     try:
         keys = pydantic.TypeAdapter(Keys).validate_python(raw)
@@ -224,8 +224,9 @@ def _classes(path: Path, keys: Keys) -> tuple[str, ...] | None:
     if keys.classes_file is not None:
         file = path.parent / keys.classes_file
         try:
-            names = [line.strip() for line in file.read_text(encoding="utf-8").rstrip().splitlines()]
-        except (OSError, UnicodeDecodeError) as err:
+            text = read_bytes(file, most=SETTINGS_BYTES).decode("utf-8")
+            names = [line.strip() for line in text.rstrip().splitlines()]
+        except (OSError, ValueError) as err:
             raise DataError(f"{path}: classes_file {file} cannot be read ({err}).") from err
     if names is not None and not (names and all(name.strip() for name in names)):
         raise DataError(f"{path}: the class names are empty, or one of them is; give one name per class.")

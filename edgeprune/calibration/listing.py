@@ -6,6 +6,7 @@ import csv
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from edgeprune.calibration.arrays import (
 )
 from edgeprune.errors import DataError
 from edgeprune.records import Box, Kind
+from edgeprune.untrusted import RECORD_BYTES, read_bytes
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
@@ -136,9 +138,9 @@ def _list_csv(source: Source) -> Listing:
     """Lines of path,label; paths are relative to the file's folder."""
     path = source.path
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [(number, row) for number, row in enumerate(csv.reader(file), start=1) if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as err:
+        text = StringIO(read_bytes(path, most=RECORD_BYTES).decode("utf-8-sig"), newline="")
+        rows = [(number, row) for number, row in enumerate(csv.reader(text), start=1) if any(row)]
+    except (OSError, ValueError, csv.Error) as err:
         raise DataError(f"{path}: cannot be read as UTF-8 .csv ({err}).") from err
     if rows and rows[0][1][0].strip().lower() in HEADERS:
         rows = rows[1:]
@@ -151,9 +153,16 @@ def _csv_entry(path: Path, number: int, row: Sequence[str]) -> Entry:
     if not name or not label:
         raise DataError(f"{where}: `{','.join(row)}` has no label or no path; write path,label.")
     image = path.parent / name
-    if not image.is_file():
+    if not _is_there(image):
         raise DataError(f"{where}: no such image: {image}; paths are relative to the folder of the .csv.")
     return Entry(source=str(image), label=label, where=where)
+
+
+def _is_there(image: Path) -> bool:
+    try:
+        return image.is_file()
+    except (OSError, ValueError):  # no name of a file at all: too long, or with a zero in it
+        return False
 
 
 def _list_npz(source: Source) -> Listing:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -84,14 +85,29 @@ def _end(message: str, code: int, err: BaseException) -> None:
     if Settings.debug:
         raise err
     if message:
-        typer.echo(" ".join(message.split()), err=True)
+        typer.echo(plain(message), err=True)
     raise typer.Exit(code)
+
+
+def plain(message: str) -> str:
+    """One line that commands no terminal: names in it may come from files."""
+    line = " ".join(message.split())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+
+
+def interrupt(*_: object) -> NoReturn:
+    """End as after Ctrl-C: what is half done is cleaned up, what is done stays."""
+    raise KeyboardInterrupt
 
 
 def main() -> None:
     """The `edgeprune` program. Global flags may stand anywhere on the line."""
+    for asked in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(asked) is signal.SIG_DFL:  # nohup's choice stays
+            signal.signal(asked, interrupt)
     # Waiting threads that spin make a walk several times slower on a machine that does other work too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     words = sys.argv[1:]
     stop = words.index("--") if "--" in words else len(words)
     flags = [word for word in words[:stop] if word in GLOBAL_FLAGS]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -16,11 +15,11 @@ from edgeprune.cli.app import Settings, app, guarded
 from edgeprune.cli.building import show_verdict
 from edgeprune.cli.flags import LIMITS, OUTPUT, MaxAccuracyDrop, MaxLatency, MaxMemory, MaxSize
 from edgeprune.cli.progress import watching
-from edgeprune.cli.reading import RUN, AsJson, open_report
+from edgeprune.cli.reading import RUN, AsJson, deployed, open_report
 from edgeprune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from edgeprune.records import Artifact, Budget, Interval, Measurement, Report, Verdict
+    from edgeprune.records import Budget, Interval, Measurement, Report, Verdict
 
 START_SECONDS = 2.0
 """About what a fresh process takes until it measures: imports, loading, warming up."""
@@ -145,8 +144,10 @@ def flags_of_budget() -> set[str]:
 
 def read_budgets(file: Path) -> dict[str, object]:
     """The [budgets] of a settings file, whatever else it holds."""
+    from edgeprune.untrusted import read_toml
+
     try:
-        settings = tomllib.loads(file.read_text(encoding="utf-8"))
+        settings = read_toml(file)
     except OSError as err:
         raise ConfigError(f"{file}: cannot be read ({err.strerror}); check the path.") from err
     except ValueError as err:
@@ -160,12 +161,6 @@ def read_budgets(file: Path) -> dict[str, object]:
 def open_baseline(path: Path) -> Baseline:
     report = open_report(path)
     return Baseline(report=report, file=deployed(path, report.artifacts[report.deployed]))
-
-
-def deployed(run: Path, artifact: Artifact) -> Path | None:
-    """The file that a report speaks of; None where only the report was kept."""
-    path = (run if run.is_dir() else run.parent) / artifact.path
-    return path if path.is_file() else None
 
 
 def decide(  # noqa: PLR0913 - what a verdict rests on, and two switches

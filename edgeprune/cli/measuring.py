@@ -20,6 +20,7 @@ from edgeprune.cli.progress import watching
 from edgeprune.errors import InputError
 
 if TYPE_CHECKING:
+    from edgeprune.measure import Place
     from edgeprune.records import Floats, Measurement, Report, Target
 
 EQUAL = 0.02
@@ -67,12 +68,11 @@ def measure(  # noqa: PLR0913, PLR0917  # one argument for each flag
     """
     profile = chosen(target, host, threads)
     named = dict(zip(names_of(files), files, strict=True))
-    image = image_for(files, profile)
     found = run_measure(
-        named, profile, image, setup=setup, quiet=as_json,
+        named, profile, setup=setup, quiet=as_json,
         processes=processes, streams=streams, operators=operators,
     )  # fmt: skip
-    counts = count_instructions(named, profile, image) if instructions else {}
+    counts = count_instructions(named, profile) if instructions else {}
     if as_json:
         typer.echo(json.dumps({**asdict(found), **({"instructions": counts} if counts else {})}, indent=1))
         return
@@ -112,9 +112,8 @@ def compare(  # noqa: PLR0913, PLR0917  # one argument for each flag
         else chosen(target or "openvino", host, threads)
     )
     names = names_of([first, second])
-    image = image_for(files, profile)
     found = run_measure(
-        dict(zip(names, files, strict=True)), profile, image, setup=setup, quiet=as_json, processes=processes
+        dict(zip(names, files, strict=True)), profile, setup=setup, quiet=as_json, processes=processes
     )
     sentence = in_words(found, names)
     if as_json:
@@ -137,8 +136,13 @@ def deployed_of(path: Path, report: Report | None) -> Path:
     """The file itself, or the one that a run deploys."""
     if report is None:
         return path
-    folder = path if path.is_dir() else path.parent
-    return folder / report.artifacts[report.deployed].path
+    from edgeprune.cli.reading import deployed
+
+    artifact = report.artifacts[report.deployed]
+    found = deployed(path, artifact)
+    if found is None:
+        raise InputError(f"{path}: {artifact.path} is not there any more; run `edgeprune build` again.")
+    return found
 
 
 def names_of(paths: list[Path]) -> list[str]:
@@ -166,13 +170,11 @@ def with_flags(target: Target, host: str | None, threads: int | None) -> Target:
     )
 
 
-def image_for(files: list[Path], profile: Target) -> Floats:
+def image_for(files: list[Path], place: Place) -> Floats:
     """An image that every file reads; raises InputError where they differ."""
     import numpy as np
 
-    from edgeprune.runtime import input_shape
-
-    shapes = {file: input_shape(file, runtime=profile.runtime) for file in files}
+    shapes = {file: place.image_shape(file) for file in files}
     first = shapes[files[0]]
     for file, shape in shapes.items():
         if shape != first:
@@ -186,7 +188,6 @@ def image_for(files: list[Path], profile: Target) -> Floats:
 def run_measure(  # noqa: PLR0913 - what is measured, where, and how
     named: Mapping[str, Path],
     profile: Target,
-    image: Floats,
     *,
     setup: bool,
     quiet: bool,
@@ -197,6 +198,7 @@ def run_measure(  # noqa: PLR0913 - what is measured, where, and how
     from edgeprune import measure as room
 
     with watching(quiet=Settings.quiet or quiet) as watcher, room.place(profile, setup=setup) as place:
+        image = image_for(list(named.values()), place)
         found = room.measure(
             named,
             runtime=profile.runtime,
@@ -212,11 +214,14 @@ def run_measure(  # noqa: PLR0913 - what is measured, where, and how
         return place.noted(found)
 
 
-def count_instructions(named: Mapping[str, Path], profile: Target, image: Floats) -> dict[str, str]:
+def count_instructions(named: Mapping[str, Path], profile: Target) -> dict[str, str]:
+    from edgeprune import measure as room
     from edgeprune.measure import instructions
 
     if profile.host:
         raise InputError("--instructions: counted on this machine only; leave out --host.")
+    with room.place(profile) as place:
+        image = image_for(list(named.values()), place)
     said = {}
     for name, path in named.items():
         found = instructions(path, runtime=profile.runtime, image=image) or instructions(

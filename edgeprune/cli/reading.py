@@ -16,9 +16,10 @@ from rich.table import Table
 
 from edgeprune.cli.app import app, guarded
 from edgeprune.cli.building import show
+from edgeprune.errors import RunFolderError
 
 if TYPE_CHECKING:
-    from edgeprune.records import Report
+    from edgeprune.records import Artifact, Report
 
 RUN = typer.Argument(help="A run folder, or its report.json.")
 AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
@@ -28,6 +29,26 @@ def open_report(run: Path) -> Report:
     from edgeprune.report import read
 
     return read(run / "report.json" if run.is_dir() else run)
+
+
+def deployed(run: Path, artifact: Artifact) -> Path | None:
+    """The file that a report speaks of; None where only the report was kept.
+
+    Raises:
+        RunFolderError: It is another file than the report was made of.
+    """
+    from edgeprune.runfolder import parts_digest
+    from edgeprune.untrusted import inside
+
+    path = inside(run if run.is_dir() else run.parent, artifact.path)
+    if not path.is_file():
+        return None
+    if parts_digest(path) != artifact.digest:
+        raise RunFolderError(
+            f"{path}: not the file that the report speaks of (its digest differs); "
+            "run `edgeprune build` again, or give the file itself."
+        )
+    return path
 
 
 @app.command()

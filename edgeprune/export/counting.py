@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def params_and_macs(onnx_path: Path, spec: InputSpec | None = None) -> tuple[int
 
 def fixed(model: ModelProto, spec: InputSpec) -> ModelProto:
     """A network of free sizes at one size, batch 1."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it imports ONNX Runtime
     import onnxsim
 
     with silence():

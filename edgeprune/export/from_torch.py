@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import onnx
@@ -137,6 +138,7 @@ def opset_notes(model: ModelProto, asked: int) -> tuple[str, ...]:
 
 def simplify(path: Path) -> tuple[str, ...]:
     """Simplify an ONNX file in place; on any failure the file stays as it was and the note says why."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it imports ONNX Runtime
     import onnxsim
 
     try:

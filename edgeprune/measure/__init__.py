@@ -8,6 +8,7 @@ places.py         this machine or a device, one verb for both
 worker.py         runs on the target, alone; needs neither edgeprune nor torch
 local.py          the worker in fresh processes here
 ssh.py            the worker on a device
+files.py          what is checked of files before a runtime reads them
 openssh.py        the system's OpenSSH client
 answers.py        what a worker wrote, and its errors in words
 turns.py          measurements on one machine take turns

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from edgeprune.errors import EdgepruneError, InputError, ModelError, TargetUnreachable
 from edgeprune.measure import worker
 from edgeprune.measure.worker import Refused
+from edgeprune.untrusted import parse_json
 
 STDERR_LINES = 5
 ILLEGAL_INSTRUCTION, KILLED, SHELL_SIGNALS = 4, 9, 128
@@ -19,10 +19,10 @@ def find(output: bytes) -> dict[str, Any] | None:
     for line in output.decode(errors="replace").split("\n"):
         if line.startswith(worker.MARK):
             try:
-                found: dict[str, Any] = json.loads(line.removeprefix(worker.MARK))
+                found = parse_json(line.removeprefix(worker.MARK).encode())
             except ValueError:
                 return None
-            return found
+            return found if isinstance(found, dict) else None
     return None
 
 

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from edgeprune.errors import InputError
 from edgeprune.measure import local, noise, stats, turns, worker
+from edgeprune.measure.files import check_files
 from edgeprune.measure.worker import Answer, Job
 from edgeprune.records import Floats, Interval, Measurement
 
@@ -84,7 +84,7 @@ def measure(  # noqa: PLR0913 - keywords, and most have a default
         InputError: A file is missing, or more threads than CPUs.
         ModelError: The runtime refuses an artifact, crashes on it or does not come to an end.
     """
-    _check_files(artifacts)
+    check_files(artifacts)
     chosen = local.choose_cpus(threads) if cpus is None else list(cpus)
     plan = _schedule(tuple(artifacts), processes, streams=streams, operators=operators)
     seen = _Seen(alone={name: [] for name in artifacts})
@@ -137,12 +137,6 @@ def noise_now() -> tuple[str, ...]:
         pressure=worker.pressure_now(),
     )
     return tuple(disturbance.sentence for disturbance in found)
-
-
-def _check_files(artifacts: Mapping[str, Path]) -> None:
-    for name, path in artifacts.items():
-        if not path.is_file():
-            raise InputError(f"{path}: no such file, so {name} cannot be measured; export it first.")
 
 
 def _schedule(names: tuple[str, ...], processes: int, *, streams: int, operators: bool) -> list[_Turn]:

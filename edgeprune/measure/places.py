@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from edgeprune.errors import InputError, ModelError
 from edgeprune.measure import local, ssh, worker
+from edgeprune.measure.files import check_files
 from edgeprune.measure.measuring import measure
 from edgeprune.measure.ssh import Device
+from edgeprune.measure.worker import Job
 from edgeprune.records import Floats, Measurement, Target
+
+IMAGE_AXES = 4
+MOST_VALUES = 300_000_000
+"""Of one image: about as many as a picture of 10,000 x 10,000 pixels holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +53,29 @@ class Place:
         """Return a measurement with what happened to the connection meanwhile."""
         notes = dict.fromkeys(self.device.notes) if self.device else ()
         return replace(found, noise=(*found.noise, *notes))
+
+    def image_shape(self, path: Path) -> tuple[int, ...]:
+        """Return the shape of one image that a network's file reads, (C, H, W).
+
+        The runtime opens it in a process of its own: a file that takes the runtime down takes nothing else.
+
+        Raises:
+            InputError: No such file, weights outside of its folder, or sizes that are free.
+            ModelError: The runtime cannot open it.
+        """
+        check_files({path.name: path})
+        job = {**ssh.worker_job("shape", runtime=self.target.runtime), "artifacts": [str(path.resolve())]}
+        found = local.ask(cast(Job, job)) if self.device is None else self.device.ask(cast(Job, job))
+        if found["inputs"] != 1:
+            raise ModelError(
+                f"{path}: the network has {found['inputs']} inputs; export one that reads a single image."
+            )
+        shape = tuple(found["shape"][1:])
+        if len(found["shape"]) != IMAGE_AXES or not all(isinstance(size, int) and size > 0 for size in shape):
+            raise InputError(f"{path}: it does not read images (1, C, H, W) of a fixed size; export it so.")
+        if math.prod(shape) > MOST_VALUES:
+            raise InputError(f"{path}: it reads images of {'x'.join(map(str, shape))}, absurdly large.")
+        return shape
 
     def predictor(self, path: Path) -> Callable[[Floats], Floats] | None:
         """Return a function from images (n, C, H, W) to outputs (n, K) on the device; None on this machine.

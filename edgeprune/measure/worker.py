@@ -8,6 +8,7 @@ Standard input stays open as a lease: when the caller goes away, so does this pr
 No clock that can be set is read: a device that learns the time meanwhile measures on.
 
 Tasks: `measure` (the default), `describe` the machine, `verify` files, `predict` (outputs of many images),
+`shape` (of the images that a network reads),
 `repeat` (inferences and nothing else, for instruction counters).
 """
 
@@ -372,13 +373,21 @@ def work(job: Job) -> Answer:
 
 def start(job: Job) -> tuple[Any, dict[str, str]]:  # Any: a NumPy array, which is imported here
     """Import what the job needs; gives the image and the versions of what was imported."""
-    try:
-        import numpy as np
+    runtime = import_runtime(job["runtime"])
+    import numpy as np
 
-        runtime = __import__(job["runtime"])
+    return np.load(job["image"]), {job["runtime"]: runtime.__version__, "numpy": np.__version__}
+
+
+def import_runtime(name: str) -> Any:  # Any: a module
+    """Import a runtime, and NumPy. The runtimes' telemetry stays off: it would also leave a file behind."""
+    os.environ.update(ORT_DISABLE_TELEMETRY="1", CI="true")
+    try:
+        import numpy  # noqa: F401 - to see whether it is there
+
+        return __import__(name)
     except ImportError as err:
         raise RefusalError("runtime", err) from err
-    return np.load(job["image"]), {job["runtime"]: runtime.__version__, "numpy": np.__version__}
 
 
 def open_artifact(job: Job, path: str, image: Any) -> tuple[Callable[[], object], Run]:  # Any: a NumPy array
@@ -521,6 +530,40 @@ def predict(job: Job) -> dict[str, Any]:
         "outputs": base64.b64encode(values.tobytes()).decode("ascii"),
         "versions": versions,
     }
+
+
+def shape(job: Job) -> dict[str, Any]:
+    """Say what the artifact reads: how many inputs, and the sizes of the first; None where one is free."""
+    import_runtime(job["runtime"])
+    try:
+        sizes = INPUTS[job["runtime"]](job["artifacts"][0])
+    except Exception as err:  # the runtimes' errors have no common parent
+        raise RefusalError("model", err) from err
+    return {"inputs": len(sizes), "shape": sizes[0] if sizes else []}
+
+
+def inputs_openvino(path: str) -> list[list[Any]]:  # Any: a number or None
+    """Return the sizes of each input."""
+    import openvino as ov
+
+    inputs = ov.Core().read_model(path).inputs
+    return [
+        [None if size.is_dynamic else size.get_length() for size in each.partial_shape] for each in inputs
+    ]
+
+
+def inputs_onnxruntime(path: str) -> list[list[Any]]:  # Any: a number or None
+    """Return the sizes of each input."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # computes nothing yet
+    options.log_severity_level = 3
+    inputs = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]).get_inputs()
+    return [[size if isinstance(size, int) else None for size in each.shape] for each in inputs]
+
+
+INPUTS = {"openvino": inputs_openvino, "onnxruntime": inputs_onnxruntime}
 
 
 def repeat(job: Job) -> dict[str, Any]:
@@ -744,9 +787,22 @@ def end_with_caller() -> None:
     os._exit(ABANDONED)
 
 
+def limit_memory() -> None:
+    """Let a network that asks for more memory than there is fail here, and take nothing else with it."""
+    total = memory_bytes()
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        if total is not None:
+            most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+            limit = total if most == resource.RLIM_INFINITY else min(most, total)
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+
+
 def main() -> None:
     """Do the one job that standard input names."""
     job: Job = json.loads(sys.stdin.buffer.readline())
+    limit_memory()
     threading.Thread(target=end_with_caller, daemon=True).start()
     answer: object
     try:
@@ -765,6 +821,7 @@ TASKS: dict[str, Callable[[Job], object]] = {
     "describe": describe,
     "verify": verify,
     "predict": predict,
+    "shape": shape,
     "repeat": repeat,
 }
 

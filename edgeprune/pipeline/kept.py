@@ -17,6 +17,7 @@ from edgeprune.pipeline.own_rules import rules_digest
 from edgeprune.pipeline.tasking import task_settings
 from edgeprune.records import Pruning, Split
 from edgeprune.runfolder import read_stage, write_atomically
+from edgeprune.untrusted import read_json
 
 if TYPE_CHECKING:
     from edgeprune.pipeline.building import Build  # which writes what is kept here
@@ -54,7 +55,10 @@ def kept_config(run: Path, flags: Mapping[str, object], *, file: Path | None = N
     kept: dict[str, object] = {}
     if file is None and place.is_file():
         try:
-            kept = json.loads(place.read_bytes())
+            content = read_json(place)
+            if not isinstance(content, dict):
+                raise ValueError("not a JSON object")
+            kept = content
         except (OSError, ValueError) as err:
             raise RunFolderError(f"{place}: cannot be read ({err}); run `edgeprune build` again.") from err
     given = {name: value for name, value in flags.items() if value is not None}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from edgeprune import causal, channels, tasks
 from edgeprune.errors import DataError, ModelError, NothingToPrune
 from edgeprune.pipeline import compensated, published, ranked
+from edgeprune.pipeline.finite import first_broken_layer
 from edgeprune.pipeline.ledger import Removed
 from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions
 from edgeprune.pipeline.study import Study, Walked, run_pieces
@@ -151,7 +152,7 @@ def make_study(
         ModelError, DataError: its outputs cannot belong to these labels.
     """
     program = causal.Program(analysed.traced.graph_module, batch=analysed.traced.batch)
-    kept = dense_kept(program, images)
+    kept = dense_kept(analysed.traced, program, images)
     return Study(analysed.traced, analysed.coupling, images, options, program, kept, journey or Journey())
 
 
@@ -199,7 +200,7 @@ def width(group: ChannelGroup, removed: Removed) -> Width:
     return Width(group=group.name, before=group.units, after=group.units - len(removed.get(group.name, ())))
 
 
-def dense_kept(program: causal.Program, images: Images) -> tasks.Kept:
+def dense_kept(traced: channels.Traced, program: causal.Program, images: Images) -> tasks.Kept:
     """What the task keeps of the dense network's outputs for the calibration images.
 
     Raises:
@@ -209,16 +210,17 @@ def dense_kept(program: causal.Program, images: Images) -> tasks.Kept:
     pieces = program.start(torch.from_numpy(images.calibration.images))
     first = program.logits(pieces[:1], program.dense).numpy()
     task.check(first, labels, images.names)
-    broken = []
+    broken: list[bool] = []
 
-    def count(outputs: Floats) -> None:
-        broken.append(int((~np.isfinite(outputs.reshape(len(outputs), -1))).any(axis=1).sum()))
+    def look(outputs: Floats) -> None:
+        broken.extend(not np.isfinite(each).all() for each in outputs)
 
-    kept = run_pieces(program, task, (pieces, labels), program.dense, on_outputs=count)
-    if bad := sum(broken):
+    kept = run_pieces(program, task, (pieces, labels), program.dense, on_outputs=look)
+    if any(broken):
+        layer = first_broken_layer(traced, torch.from_numpy(images.calibration.images), broken.index(True))
         raise ModelError(
-            f"the dense network gives NaN or Inf for {bad} of {len(labels)} calibration images; "
-            "check the weights and the preprocessing."
+            f"the dense network gives NaN or Inf for {sum(broken)} of {len(labels)} calibration images"
+            f"{f', first in {layer}' if layer else ''}; check the weights and the preprocessing."
         )
     return kept
 

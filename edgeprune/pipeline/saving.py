@@ -23,6 +23,7 @@ from edgeprune.pipeline.pruning import Analysed, Found, analyse, as_labelled, fi
 from edgeprune.records import Floats, InputSpec, Ints, Pruning
 from edgeprune.report import notebook
 from edgeprune.runfolder import writing
+from edgeprune.untrusted import read_json
 
 PLAN_FORMAT = "edgeprune-plan/1"
 EXAMPLE_BATCH = 2
@@ -226,7 +227,9 @@ def read_saved(folder: Path) -> Saved:
         InputError: they are not there, or damaged.
     """
     try:
-        content = json.loads((folder / "plan.json").read_text())
+        content = read_json(folder / "plan.json")
+        if not isinstance(content, dict):
+            raise ValueError("not a JSON object")
         if content["format"] != PLAN_FORMAT:
             raise ValueError(f"format {content['format']!r} is not {PLAN_FORMAT}")
         channel_count, height, width_ = map(int, content["input_shape"])
@@ -240,7 +243,15 @@ def read_saved(folder: Path) -> Saved:
             coupling=Grouped(**content.get("coupling", {})),
             weights=load_file(folder / "weights.safetensors"),
         )
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError, AttributeError) as err:
+    except (
+        OSError,
+        SafetensorError,
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+    ) as err:
         raise InputError(f"{folder}: no readable plan ({err}); save the pruned network again.") from err
 
 

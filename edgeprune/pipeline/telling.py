@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgeprune import calibration, tasks
 from edgeprune.pipeline import picturing
+from edgeprune.pipeline.components import components
 from edgeprune.pipeline.digests import digest
 from edgeprune.pipeline.kept import walk_inputs
 from edgeprune.pipeline.options import Images, Labelled
@@ -57,6 +58,7 @@ def provenance(build: Build) -> Provenance:
         config_digest=digest(build.config.model_dump(mode="json", exclude={"out"})),
         started=build.started,
         seconds=dict(build.folder.seconds),
+        components=components(),
     )
 
 

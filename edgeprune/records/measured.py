@@ -258,6 +258,8 @@ class Provenance:
     """UTC, ISO 8601."""
     seconds: dict[str, float]
     """Per stage."""
+    components: dict[str, str] = field(default_factory=dict)
+    """`name version` of every distribution that the build was made with -> SHA-256 of its list of files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

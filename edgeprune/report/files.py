@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgeprune.errors import InputError, RunFolderError
 from edgeprune.records import Report
 from edgeprune.report import html, markdown
+from edgeprune.untrusted import RECORD_BYTES, inside, parse_json, read_bytes
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -26,11 +28,17 @@ def write(report: Report, folder: Path) -> tuple[Path, ...]:
     Raises:
         RunFolderError: The folder cannot be written.
     """
-    texts = {
-        "report.json": to_json(report),
-        "report.html": html.render(report),
-        "report.md": markdown.render(report),
-    }
+    json_text = to_json(report)
+    try:
+        texts = {
+            "report.json": json_text,
+            "report.html": html.render(report),
+            "report.md": markdown.render(report),
+        }
+    except (ArithmeticError, LookupError, ValueError) as err:
+        raise InputError(
+            f"{folder}: the parts of the report do not fit together ({err}); run `edgeprune build` again."
+        ) from err
     return tuple(replace_file(folder / name, text) for name, text in texts.items())
 
 
@@ -43,8 +51,8 @@ def read(path: Path) -> Report:
     from pydantic import ValidationError
 
     try:
-        text = path.read_text(encoding="utf-8")
-        data = json.loads(text, parse_constant=_refuse)
+        text = read_bytes(path, most=RECORD_BYTES)
+        data = parse_json(text)
     except OSError as err:
         raise InputError(
             f"{path}: cannot be read ({err.strerror}); run `edgeprune build` to make one."
@@ -53,11 +61,15 @@ def read(path: Path) -> Report:
         raise InputError(f"{path}: not a JSON file ({err}); run `edgeprune build` again.") from err
     _check_version(path, data)
     try:
-        return _adapter().validate_json(text, strict=True)
+        found = _adapter().validate_json(text, strict=True)
+        _check_whole(found, path.parent)
     except ValidationError as err:
         first = err.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{path}: {place}: {first['msg']}; run `edgeprune build` again.") from err
+    except ValueError as err:
+        raise InputError(f"{path}: {err}; run `edgeprune build` again.") from err
+    return found
 
 
 # Any: a JSON Schema is JSON of any shape.
@@ -88,6 +100,28 @@ def _adapter() -> TypeAdapter[Report]:
     return TypeAdapter(Report)
 
 
+def _check_whole(found: Report, folder: Path) -> None:
+    """Raise ValueError where parts are missing that others rely on, or files do not lie beside the report."""
+    for artifact in found.artifacts.values():
+        inside(folder, artifact.path)
+    parts: dict[str, Collection[str]] = {
+        "artifacts": found.artifacts,
+        "accuracy": found.accuracy,
+        "latency": found.measurement.latency,
+    }
+    for name, part in parts.items():
+        if not {"dense", found.deployed} <= set(part):
+            raise ValueError(f"{name}: dense or {found.deployed} is missing")
+    walk, classes = found.trajectory, len(found.trajectory.class_names)
+    columns = (walk.class_samples, walk.tolerance, walk.dense_scores, walk.final_scores, walk.final_z)
+    if any(len(column) != classes for column in (*columns, walk.z_limits)):
+        raise ValueError("trajectory: not one figure for each class")
+    if any(not -1 <= step.worst_class < classes for step in walk.steps):
+        raise ValueError("trajectory: a step names a class that is not there")
+    if any(len(accuracy.per_class) != len(found.classes) for accuracy in found.accuracy.values()):
+        raise ValueError("accuracy: not one figure for each class")
+
+
 def _check_version(path: Path, data: object) -> None:
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version is None:
@@ -97,10 +131,6 @@ def _check_version(path: Path, data: object) -> None:
             f"{path}: report schema {version}, but this edgeprune reads {SCHEMA_VERSION}; "
             "read it with the version that wrote it, or run `edgeprune build` again."
         )
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON number")
 
 
 def replace_file(path: Path, text: str) -> Path:

@@ -18,7 +18,7 @@ from edgeprune.runtime import onnxruntime, openvino
 from edgeprune.runtime.artifact import Opened, Runtime, Setting
 from edgeprune.runtime.layout import layout
 
-__all__ = ["RUNTIMES", "Predict", "input_shape", "layout", "load", "settings", "versions"]
+__all__ = ["RUNTIMES", "Predict", "layout", "load", "settings", "versions"]
 
 Predict = Callable[[Floats], Floats]
 """Images (n, C, H, W) to outputs (n, K)."""
@@ -49,16 +49,6 @@ def load(path: Path, *, runtime: str, threads: int) -> Predict:
         return np.concatenate(outputs)
 
     return predict
-
-
-def input_shape(path: Path, *, runtime: str) -> tuple[int, ...]:
-    """Shape of one image that an artifact reads, without the batch; raises as `load` does."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give a network that {runtime} can open.")
-    shape = RUNTIMES[_known(runtime)].open_artifact(path, 1).image_shape
-    if any(size is None for size in shape):
-        raise InputError(f"{path}: its input has free sizes; export it with a fixed one.")
-    return tuple(size for size in shape if size is not None)
 
 
 def versions(runtime: str) -> dict[str, str]:

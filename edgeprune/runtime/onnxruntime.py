@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -67,7 +68,8 @@ def open_artifact(path: Path, threads: int) -> Opened:
 
 
 def import_onnxruntime() -> ModuleType:
-    """Import the runtime, or say how to get it."""
+    """Import the runtime, or say how to get it. Its telemetry stays off: it would report to its makers."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime  # here: `edgeprune --help` must not pay for it
     except ImportError as err:

@@ -25,6 +25,7 @@ from edgeprune.data_files import data_folder
 from edgeprune.errors import ModelError
 from edgeprune.example import SCENE_CLASSES, digits_net, scenes_net
 from edgeprune.records import Preprocess
+from edgeprune.zoo import programs
 
 FORMS = "torchvision:NAME, python:package.module:factory, example:digits or a .pt2 file"
 
@@ -268,13 +269,10 @@ def _exported(model: str, weights: str | None) -> Source:
 
 
 def _load_exported(path: Path) -> nn.Module:
-    """The program's graph as a module; a .pt2 archive may hold pickles, which run code when loaded."""
+    """The program's graph as a module."""
     if not zipfile.is_zipfile(path):
         raise ModelError(f"{path}: not a readable exported program, or cut short; copy it again.")
-    try:
-        module = torch.export.load(path).module()
-    except Exception as err:  # the archive's reader raises whatever its parts raise
-        raise ModelError(f"{path}: not a readable exported program: {_describe(err)}") from err
+    module = programs.load(path)
     assert isinstance(module, fx.GraphModule)
     if any(_is_training(node) for node in module.graph.nodes):
         raise ModelError(f"{path}: was exported in training mode; call .eval() before torch.export.export.")

@@ -55,9 +55,9 @@ class Outcome:
 
 def make_shards(judge: Judge, *, minimum: int = MIN_SHARD) -> tuple[Shard, ...]:
     """Consecutive classes (images, where these show several), together at least `minimum` images."""
-    several = len(np.unique(judge.images)) < len(judge.images)
+    by_class = np.array_equal(np.concatenate([c.places for c in judge.classes]), judge.images)
     last_of_image = np.flatnonzero(np.diff(judge.images, append=len(judge.images)))
-    ends = last_of_image if several else [int(c.places[-1]) for c in judge.classes]
+    ends = [int(c.places[-1]) for c in judge.classes] if by_class else last_of_image
     shards: list[Shard] = []
     start, first = 0, 0
     for end in map(int, ends):

@@ -92,7 +92,7 @@ def _known_method(name: str) -> str:
     raise ValueError(f"no such method; {hint}")
 
 
-TASKS = ("classification", "segmentation")
+TASKS = ("classification", "segmentation", "detection")
 """What a network is for."""
 
 
@@ -275,10 +275,12 @@ def _read(file: Path) -> dict[str, object]:
 
 def _beside(file: Path, name: str, value: object) -> object:
     """Paths in the file are relative to it; names (imagenet, DEFAULT, openvino) stay names."""
-    if not isinstance(value, str) or name not in ("model", "weights", "data", "target", "out", "rules"):
+    if not isinstance(value, str) or name not in ("model", "task", "weights", "data", "target", "out", "rules"):
         return value
-    if name in ("model", "rules") and (found := re.fullmatch(r"(python:)(.+\.py)(:.+)", value)):
+    if name in ("model", "task", "rules") and (found := re.fullmatch(r"(python:)(.+\.py)(:.+)", value)):
         return f"{found[1]}{file.parent / found[2]}{found[3]}"
+    if name == "task":
+        return value
     place = file.parent / value
     is_path = place.is_file() if name in ("model", "target", "rules") else place.exists()
     return str(place) if name == "out" or is_path else value

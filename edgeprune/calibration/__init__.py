@@ -10,6 +10,7 @@
 | splits.py | who goes where: no image in two splits |
 | assemble.py | all of these in order: `load` |
 | pixels.py | from a decoded image to an input, equal to torchvision's transforms |
+| boxes.py | objects with their corners: COCO, VOC, .npz |
 | masks.py | a class number for each pixel |
 | inputs.py | from a CalibrationSet to batches |
 | overlays.py | answers painted over inputs |

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from edgeprune.calibration.boxes import class_names_of_boxes, list_boxed
 from edgeprune.calibration.description import Description, describe
 from edgeprune.calibration.labels import class_names, label_numbers
 from edgeprune.calibration.listing import Entry, Listing, digest_file, list_images
@@ -60,9 +61,13 @@ def load(  # noqa: PLR0913 - one argument per thing a user may say about data
     listings = _listings(description, kind)
     shares = _shares(description, calibration_per_class, seed)
     preprocess = _preprocess(description, listings, default, flags)
-    classes, notes = class_names(listings, description.classes)
+    given = description.classes
+    if kind == "boxes" and given is None and not any(x.classes for x in listings):
+        given = class_names_of_boxes(listings)
+    classes, notes = class_names(listings, given)
     if kind == "masks" and description.classes is None and not any(x.classes for x in listings):
         raise DataError(f"{description.path}: give the names of the classes as `classes` or `classes_file`.")
+    _check_boxes(listings, classes, str(description.path))
     if shares.per_class is None:
         several = len(classes) if kind == "classes" else 1
         shares = replace(shares, per_class=enough_per_class(several))
@@ -85,9 +90,17 @@ def load(  # noqa: PLR0913 - one argument per thing a user may say about data
     )
 
 
+def _check_boxes(listings: Sequence[Listing], classes: Sequence[str], where: str) -> None:
+    for entry in (entry for listing in listings for entry in listing.entries):
+        if unknown := {box.label for box in entry.boxes} - set(classes):
+            raise DataError(
+                f"{where}: {entry.where} has a box of `{min(unknown)}`, which is none of the classes."
+            )
+
+
 def _listings(description: Description, kind: Kind) -> list[Listing]:
     """Return what the calibration source holds, and the evaluation source where there is one."""
-    read = {"classes": list_images, "masks": list_masked, "values": list_masked, "boxes": list_images}[kind]
+    read = {"classes": list_images, "masks": list_masked, "values": list_masked, "boxes": list_boxed}[kind]
     listings = [read(source) for source in description.sources(kind)]
     if len({listing.floats for listing in listings}) > 1:
         raise DataError(

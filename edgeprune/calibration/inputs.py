@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from edgeprune.calibration.arrays import Array, Picture, Place, images_of, picture, place_of, read_npz
+from edgeprune.calibration.boxes import COLUMNS, box_rows
 from edgeprune.calibration.masks import decode_mask, shaped_mask
 from edgeprune.calibration.pixels import output_size, preprocess_floats, preprocess_image
 from edgeprune.calibration.preprocess import channels_of
@@ -67,8 +68,10 @@ def images(data: CalibrationSet, split: Split, indices: Sequence[int] | None = N
 
 
 def labels(data: CalibrationSet, split: Split, indices: Sequence[int] | None = None) -> Labels:
-    """Return what a split, or these of its images, are judged against: class numbers, shape (N,), or masks,
-    shape (N, H, W), IGNORED where a pixel counts for nothing; or the numbers that an .npz has for them.
+    """Return what a split, or these of its images, are judged against.
+
+    Class numbers, shape (N,); masks, shape (N, H, W), IGNORED where a pixel counts for nothing; boxes, shape
+    (N, M, 6): class (-1 fills up), x0, y0, x1, y1 in pixels of the input, ignored; or the numbers of an .npz.
     """
     samples = data.samples[split]
     chosen = samples if indices is None else [samples[index] for index in indices]
@@ -78,6 +81,13 @@ def labels(data: CalibrationSet, split: Split, indices: Sequence[int] | None = N
 def _labels(samples: Sequence[Sample], data: CalibrationSet, opened: Opened) -> Labels:
     if data.kind == "masks":
         return np.stack([_mask(sample, data, opened) for sample in samples])
+    if data.kind == "boxes":
+        most = max((len(sample.boxes) for split in Split for sample in data.samples[split]), default=0)
+        filled = np.full((len(samples), max(most, 1), COLUMNS), -1.0)
+        for place, sample in zip(filled, samples, strict=True):
+            rows = box_rows(sample.boxes, _source_size(sample, opened), data.classes, data.preprocess)
+            place[: len(rows)] = rows
+        return filled
     if data.kind == "values":
         places = [place_of(sample.mask) for sample in samples]
         return np.stack([opened.array(place) for place in places if place is not None])

@@ -95,6 +95,30 @@ def reshaped(
     return image.transpose(TURNS[preprocess.rotate]) if preprocess.rotate else image
 
 
+Corners = tuple[float, float, float, float]
+
+
+def placed(box: Corners, size: tuple[int, int], preprocess: Preprocess) -> Corners:
+    """Return where a box (x0, y0, x1, y1) of an image of some (height, width) is in the input."""
+    x0, y0, x1, y1 = box
+    height, width = size
+    if preprocess.resize is not None:
+        new_height, new_width = _resized(height, width, preprocess.resize)
+        x0, x1 = x0 * new_width / width, x1 * new_width / width
+        y0, y1 = y0 * new_height / height, y1 * new_height / height
+        height, width = new_height, new_width
+    if preprocess.crop is not None:
+        top, left = _margin(height, preprocess.crop[0]), _margin(width, preprocess.crop[1])
+        x0, y0, x1, y1 = x0 - left, y0 - top, x1 - left, y1 - top
+        height, width = preprocess.crop
+    x0, x1 = (min(max(x, 0.0), float(width)) for x in (x0, x1))
+    y0, y1 = (min(max(y, 0.0), float(height)) for y in (y0, y1))
+    for _ in range(preprocess.rotate // 90):  # counter-clockwise: right becomes top
+        x0, y0, x1, y1 = y0, width - x1, y1, width - x0
+        height, width = width, height
+    return x0, y0, x1, y1
+
+
 def _resized(height: int, width: int, resize: tuple[int, ...]) -> tuple[int, int]:
     """Return (height, width) after the resize; one number is the shorter side, the other one rounds down."""
     if len(resize) > 1:

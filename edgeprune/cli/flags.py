@@ -49,7 +49,9 @@ Weights = Annotated[str | None, typer.Option(help="As of `build`.", rich_help_pa
 Data = Annotated[str | None, typer.Option(help="As of `build`.", rich_help_panel=INPUT)]
 Task = Annotated[
     str | None,
-    typer.Option(help="classification, segmentation or python:file.py:function.", rich_help_panel=INPUT),
+    typer.Option(
+        help="classification, segmentation, detection or python:FILE.py:NAME.", rich_help_panel=INPUT
+    ),
 ]
 Target = Annotated[
     str | None,

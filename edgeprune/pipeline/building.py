@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from safetensors.torch import load_file, save
+from torch import nn
 
-from edgeprune import calibration, gate, measure, report, runtime, tasks
+from edgeprune import calibration, gate, measure, report, runtime, tasks, zoo
 from edgeprune.config import BuildConfig
 from edgeprune.data_files import data_folder
 from edgeprune.errors import JournalError
@@ -97,12 +98,22 @@ class Build:
         return calibration.input_spec(self.data)
 
     @cached_property
+    def network(self) -> nn.Module:
+        """What is traced and deployed: of a detector, all but its post-processing."""
+        return self._detector[0] if self.config.task == "detection" else self.loaded.module
+
+    @cached_property
+    def _detector(self) -> tuple[nn.Module, zoo.Finish]:
+        return zoo.detecting(self.loaded.module, self.spec)
+
+    @cached_property
     def task(self) -> tasks.Task:
-        return make_task(self.config.task, self.data.classes)
+        finish = self._detector[1] if self.config.task == "detection" else None
+        return make_task(self.config.task, self.data.classes, finish)
 
     @cached_property
     def analysed(self) -> Analysed:
-        return analyse(self.loaded.module, self.spec, self.options, self.rules)
+        return analyse(self.network, self.spec, self.options, self.rules)
 
     @cached_property
     def pruned(self) -> PrunedModel:

@@ -101,7 +101,7 @@ def masked_logits(analysed: Analysed, found: Found, images: Floats) -> Floats:
 
 def make_export(build: Build, name: str) -> Export:
     """Deploy the dense or the pruned network of a build."""
-    module: nn.Module = build.loaded.module if name == "dense" else build.pruned.module
+    module: nn.Module = build.network if name == "dense" else build.pruned.module
     notes: tuple[str, ...] = ()
     saved: tuple[Path, ...] = ()
     reference = None

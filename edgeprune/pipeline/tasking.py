@@ -6,9 +6,10 @@ import inspect
 from collections.abc import Sequence
 
 from edgeprune import tasks, zoo
+from edgeprune.errors import ModelError
 from edgeprune.records import Kind
 
-KINDS: dict[str, Kind] = {"classification": "classes", "segmentation": "masks"}
+KINDS: dict[str, Kind] = {"classification": "classes", "segmentation": "masks", "detection": "boxes"}
 """Task -> what its images are labelled with."""
 OWN = "python:"
 
@@ -27,12 +28,16 @@ def task_settings(name: str) -> dict[str, object]:
     return {"task": name, "code": code}
 
 
-def make_task(name: str, classes: Sequence[str]) -> tasks.Task:
+def make_task(name: str, classes: Sequence[str], finish: zoo.Finish | None = None) -> tasks.Task:
     """What the network is for.
 
     Args:
         name: One of `config.TASKS`, or python:file.py:function.
         classes: Of the data.
+        finish: Of a detector: its post-processing.
+
+    Raises:
+        ModelError: the network is none for this task.
     """
     if name.startswith(OWN):
         function = zoo.find_function(name)
@@ -40,5 +45,12 @@ def make_task(name: str, classes: Sequence[str]) -> tasks.Task:
     match name:
         case "segmentation":
             return tasks.Segmentation(len(classes))
+        case "detection":
+            if finish is None:
+                raise ModelError(
+                    "task = detection: the network says nothing about boxes; give one of torchvision's "
+                    "one-stage detectors, or a module with a method `detections(outputs)`."
+                )
+            return tasks.Detection(len(classes), finish)
         case _:
             return tasks.Classification()

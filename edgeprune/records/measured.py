@@ -96,6 +96,8 @@ class Accuracy:
     metric: str = "top-1"
     per_image: tuple[float, ...] = ()
     """How good the answer to each image is, where it is not right or wrong."""
+    others: dict[str, float] = field(default_factory=dict)
+    """Further figures of the same answers, by their names."""
     files: tuple[str, ...] = ()
     """In the run folder: the answers, where they are more than a class."""
 

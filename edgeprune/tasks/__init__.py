@@ -5,6 +5,7 @@ Outputs are arrays, so that the deployed runtime and torch are judged by the sam
 task.py            what a task must say
 classification.py  one class an image: top-1
 segmentation.py    a class for each pixel: mIoU
+detection.py       boxes: mAP, by pycocotools
 own.py             a user's function: how good each answer is
 resampling.py      intervals by drawing images again
 sauce.py           the area under accuracy over the share removed
@@ -17,6 +18,7 @@ from edgeprune.tasks.classification import (
     probabilities,
     true_class_scores,
 )
+from edgeprune.tasks.detection import Detection
 from edgeprune.tasks.own import Own
 from edgeprune.tasks.resampling import draw, surely_within
 from edgeprune.tasks.sauce import sauce, sauce_interval, sauce_of_draws
@@ -25,6 +27,7 @@ from edgeprune.tasks.task import Kept, Task
 
 __all__ = [
     "Classification",
+    "Detection",
     "Kept",
     "Own",
     "Segmentation",

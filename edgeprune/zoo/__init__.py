@@ -16,11 +16,12 @@ from torch import nn
 
 from edgeprune.errors import ModelError
 from edgeprune.records import Preprocess
+from edgeprune.zoo.boxes import Finish, detecting
 from edgeprune.zoo.datasets import torchvision_data
 from edgeprune.zoo.sources import Source, find_function, find_object, find_source
 from edgeprune.zoo.weights import State, fit_, head_classes, matched, read_state
 
-__all__ = ["Loaded", "find_function", "find_object", "load", "torchvision_data"]
+__all__ = ["Finish", "Loaded", "detecting", "find_function", "find_object", "load", "torchvision_data"]
 
 log = logging.getLogger(__name__)
 

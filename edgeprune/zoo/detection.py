@@ -36,7 +36,7 @@ class DetectorCore(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Any]:  # Any: what the heads give: tensors, lists, dicts
         detector: Any = self.detector  # Any: nn.Module types no attributes
-        features = _features(detector, images)
+        features = features_of(detector, images)
         if isinstance(detector, ONE_STAGE):
             return dict(detector.head(list(features.values())))
         objectness, boxes = detector.rpn.head(list(features.values()))
@@ -77,7 +77,7 @@ def detector_of(module: nn.Module, spec: InputSpec) -> nn.Module:
         )
     backbone: Any = module.detector.backbone  # Any: each has attributes of its own
     with torch.no_grad():
-        features = _features(module.detector, torch.zeros(1, *spec.shape)).values()
+        features = features_of(module.detector, torch.zeros(1, *spec.shape)).values()
     widths = [int(level.shape[1]) for level in features]
     if isinstance(getattr(backbone, "out_channels", None), int):
         backbone.out_channels = widths[0]
@@ -88,7 +88,7 @@ def detector_of(module: nn.Module, spec: InputSpec) -> nn.Module:
     return detector
 
 
-def _features(detector: Any, images: Tensor) -> Mapping[str, Tensor]:  # Any: the same
+def features_of(detector: Any, images: Tensor) -> Mapping[str, Tensor]:  # Any: the same
     features = detector.backbone(images)
     return OrderedDict([("0", features)]) if isinstance(features, Tensor) else features
 

@@ -1,0 +1,94 @@
+"""A detector as one tensor and the post-processing behind it: what is traced, cut and deployed, and what not.
+
+Boxes come out of a search whose length depends on the data, which neither traces nor runs everywhere. So the
+deployed file ends at one tensor of shape (N, anchors, 4 + scores), and the detector's own post-processing
+follows as a step in Python, the dense and the pruned network's alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.models import detection
+from torchvision.models.detection.image_list import ImageList
+
+from edgeprune.errors import ModelError
+from edgeprune.records import Floats, InputSpec
+from edgeprune.zoo.detection import ONE_STAGE, DetectorCore, features_of
+
+Finish = Callable[[Floats], Sequence[NDArray[np.floating[Any]]]]
+"""Outputs of some images -> detections of each: rows (class, score, x0, y0, x1, y1), pixels of the input.
+torchvision's class 1 is class 0 here: its class 0 stands for no object."""
+
+PARTS = ("bbox_regression", "cls_logits", "bbox_ctrness")
+
+
+class OneTensor(nn.Module):
+    """The core of a one-stage detector, its outputs side by side: (N, anchors, 4 + scores)."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.core = DetectorCore(detector)
+
+    def forward(self, images: Tensor) -> Tensor:
+        given = self.core(images)
+        return torch.cat([given[part] for part in PARTS if part in given], dim=2)
+
+
+def detecting(module: nn.Module, spec: InputSpec) -> tuple[nn.Module, Finish]:
+    """What is traced of a detector, and its post-processing.
+
+    Args:
+        module: One of torchvision's one-stage detectors, or any network with a method `detections(outputs)`,
+            which gives for each image rows of class, score, x0, y0, x1, y1.
+        spec: Its input.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    if isinstance(module, ONE_STAGE):
+        return OneTensor(module).eval(), _finish(module, spec)
+    own = getattr(module, "detections", None)
+    if callable(own):
+        return module, own
+    raise ModelError(
+        f"{type(module).__name__}: task = detection needs a one-stage detector of torchvision's "
+        f"({', '.join(kind.__name__ for kind in ONE_STAGE)}), or a method `detections(outputs)`."
+    )
+
+
+def _finish(detector: Any, spec: InputSpec) -> Finish:  # Any: nn.Module types no attributes
+    with torch.inference_mode():
+        image = torch.zeros(1, *spec.shape)
+        features = list(features_of(detector, image).values())
+        anchors = detector.anchor_generator(ImageList(image, [spec.shape[1:]]), features)[0]
+    sizes = [level.shape[2] * level.shape[3] for level in features]
+
+    def finish(outputs: Floats) -> list[NDArray[np.floating[Any]]]:
+        count = len(outputs)
+        given = _parts(torch.from_numpy(outputs), detector)
+        each: list[Any] = [anchors] * count
+        if not isinstance(detector, detection.ssd.SSD):
+            per_level = [size * len(anchors) // sum(sizes) for size in sizes]
+            given = {name: list(value.split(per_level, dim=1)) for name, value in given.items()}
+            each = [list(anchors.split(per_level))] * count
+        with torch.inference_mode():
+            found = detector.postprocess_detections(given, each, [spec.shape[1:]] * count)
+        return [
+            torch.cat([(x["labels"] - 1)[:, None], x["scores"][:, None], x["boxes"]], dim=1).double().numpy()
+            for x in found
+        ]
+
+    return finish
+
+
+def _parts(outputs: Tensor, detector: Any) -> dict[str, Any]:
+    widths = [4, outputs.shape[2] - 4]
+    if isinstance(detector, detection.FCOS):
+        widths = [4, outputs.shape[2] - 5, 1]
+    return dict(zip(PARTS, torch.split(outputs, widths, dim=2), strict=False))

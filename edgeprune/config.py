@@ -275,7 +275,8 @@ def _read(file: Path) -> dict[str, object]:
 
 def _beside(file: Path, name: str, value: object) -> object:
     """Paths in the file are relative to it; names (imagenet, DEFAULT, openvino) stay names."""
-    if not isinstance(value, str) or name not in ("model", "task", "weights", "data", "target", "out", "rules"):
+    paths = ("model", "task", "weights", "data", "target", "out", "rules")
+    if not isinstance(value, str) or name not in paths:
         return value
     if name in ("model", "task", "rules") and (found := re.fullmatch(r"(python:)(.+\.py)(:.+)", value)):
         return f"{found[1]}{file.parent / found[2]}{found[3]}"

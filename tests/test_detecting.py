@@ -292,7 +292,8 @@ def test_a_build_of_an_ssd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
                 "target": "openvino",
                 "method": "variance",
                 "compensate": "affine",
-                "max_param_ratio": 0.3,
+                "max_param_ratio": 0.5,
+                "align": 4,
                 "out": str(tmp_path / "out"),
                 "processes": 2,
             }

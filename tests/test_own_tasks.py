@@ -80,6 +80,7 @@ def test_a_regression_is_built_by_its_own_score(tmp_path: Path, monkeypatch: pyt
                 "data": str(place / "data.toml"),
                 "task": f"python:{place / 'net.py'}:closeness",
                 "target": "onnxruntime",
+                "align": 1,
                 "out": str(place / "out"),
                 "processes": 2,
             }

@@ -91,8 +91,7 @@ class Accuracy:
     predictions: tuple[int, ...]
     """Per image of the split, in order; empty where an answer is more than a class."""
     wrong: tuple[int, ...] | None = None
-    """Numbers of the images that it gets wrong; None in older reports, and where images are not right or
-    wrong."""
+    """Images that it gets wrong; None in older reports, and where answers are more than a class."""
     metric: str = "top-1"
     per_image: tuple[float, ...] = ()
     """How good the answer to each image is, where it is not right or wrong."""
@@ -303,9 +302,8 @@ class PicturedAnswer:
     number: int
     """In the evaluation split."""
     names: tuple[str, ...]
-    """What each picture shows: `input`, `labelled`, `dense` ..."""
+    """What each picture (a data URI) shows: `input`, `labelled`, `dense` ..."""
     pictures: tuple[str, ...]
-    """Data URIs."""
     dense: float
     """How good each answer is, as `Accuracy.per_image`."""
     deployed: float

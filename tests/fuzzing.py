@@ -32,7 +32,7 @@ from edgeprune.config import make_config
 from edgeprune.errors import EdgepruneError, RunFolderError
 from edgeprune.measure import answers, openssh, worker
 from edgeprune.measure.files import check_onnx
-from edgeprune.records import Accuracy, Split, Step
+from edgeprune.records import Accuracy, Kind, Split, Step
 from edgeprune.runfolder import Journal, RunFolder, read_stage, whole_lines
 
 MOST_MEMORY = 2 * 2**30
@@ -102,6 +102,30 @@ def images(folder: Path) -> None:
             place.mkdir(parents=True, exist_ok=True)
             pixels = np.random.default_rng(number).integers(0, 255, (9, 9, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(place / f"{number}.png")
+
+
+def read_coco(content: bytes, folder: Path) -> object:
+    written(folder, "boxes.json", content)
+    return described(folder, '[calibration]\nsource = "photos"\nboxes = "boxes.json"\n', "boxes")
+
+
+def read_voc(content: bytes, folder: Path) -> object:
+    """One image's boxes are what was given."""
+    for number in range(6):
+        place = folder / "boxes" / "ab"[number % 2] / f"{number}.xml"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content if number == 0 else voc_seeds()[0])
+    return described(folder, '[calibration]\nsource = "photos"\nboxes = "boxes"\n', "boxes")
+
+
+def read_masks(content: bytes, folder: Path) -> object:
+    written(folder, "masks.csv", content)
+    return described(folder, 'classes = ["a", "b"]\n[calibration]\nsource = "masks.csv"\n', "masks")
+
+
+def described(folder: Path, text: str, kind: Kind) -> object:
+    images(folder)
+    return calibration.load(str(written(folder, "d.toml", text.encode())), kind=kind)
 
 
 def read_limit(content: bytes, folder: Path) -> object:
@@ -257,6 +281,31 @@ def csv_seeds() -> list[bytes]:
     return [rows.encode(), f"path,label\n{rows}".encode(), rows.replace("\n", "\r\n").encode("utf-8-sig")]
 
 
+def coco_seeds() -> list[bytes]:
+    files = [f"{'ab'[number % 2]}/{number}.png" for number in range(6)]
+    content = {
+        "images": [{"id": number, "file_name": name} for number, name in enumerate(files)],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 3, "name": "dog"}],
+        "annotations": [
+            {"image_id": number, "category_id": 1 + number % 2 * 2, "bbox": [1, 1, 3, 3.5], "iscrowd": 0}
+            for number in range(6)
+        ],
+    }
+    return [json.dumps(content).encode()]
+
+
+@cache
+def voc_seeds() -> list[bytes]:
+    box = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>5</xmax><ymax>6</ymax></bndbox>"
+    text = f"<annotation><object><name>cat</name><difficult>0</difficult>{box}</object></annotation>"
+    return [text.encode(), f'<?xml version="1.0"?>\n{text}'.encode()]
+
+
+def masks_seeds() -> list[bytes]:
+    rows = [f"photos/{'ab'[n % 2]}/{n}.png,photos/{'ab'[n % 2]}/{n}.png" for n in range(6)]
+    return ["\n".join(rows).encode()]
+
+
 def npz_seeds() -> list[bytes]:
     found = []
     for save in (np.savez, np.savez_compressed):
@@ -403,6 +452,11 @@ SUBJECTS = {
     "plan": Subject(read_plan, plan_seeds, JSON),
     "worker's answer": Subject(read_answer, lambda: [f'x\n{worker.MARK}{{"runs": [1]}}\n'.encode()], JSON),
     "csv": Subject(read_csv, csv_seeds, (b",", b'"', b"\x00", b"../", b"a" * 300, b"/dev/zero"), slow=True),
+    "COCO": Subject(read_coco, coco_seeds, (*JSON, b"1e400", b'"/etc/passwd"'), slow=True),
+    "VOC": Subject(
+        read_voc, voc_seeds, (b"<!DOCTYPE a [", b"<!ENTITY", b"&a;", b"nan", b"<a>" * 9999), slow=True
+    ),
+    "masks": Subject(read_masks, masks_seeds, (b",", b'"', b"\x00", b"../", b"a" * 300), slow=True),
     "npz": Subject(read_npz, npz_seeds, (b"(9999999, 9999999)", b"|O", b"<U9999999"), slow=True),
     "image folder": Subject(read_folder, picture_seeds, (b"\xff\xff\xff\xff", b"IDAT", b"IHDR"), slow=True),
     "weights": Subject(read_weights, weights_seeds, JSON),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,10 +12,11 @@ from xml.etree import ElementTree
 import numpy as np
 
 from edgeprune.calibration.arrays import CLASS_ARRAYS, Place, class_names_of, images_of, read_npz
-from edgeprune.calibration.listing import Entry, Listing, Source, digest_array, image_files
+from edgeprune.calibration.listing import Entry, Listing, Source, digest_array, image_files, is_there
 from edgeprune.calibration.pixels import Corners, placed
 from edgeprune.errors import DataError
 from edgeprune.records import Box, Doubles, Preprocess
+from edgeprune.untrusted import read_bytes, read_json
 
 MOST_XML_BYTES, MOST_JSON_BYTES = 4_000_000, 2_000_000_000
 MOST_GAPS = 2
@@ -52,12 +52,12 @@ def _list_coco(path: Path, answers: Path) -> Listing:
             name, crowd = numbers[int(item["category_id"])], bool(item.get("iscrowd", 0))
             box = _box(name, (x, y, x + width, y + height), str(answers), ignored=crowd)
             found[int(item["image_id"])].append(box)
-    except (KeyError, TypeError, ValueError) as err:
+    except (KeyError, TypeError, ValueError, OverflowError) as err:
         raise DataError(f"{answers}: is no COCO file of boxes ({type(err).__name__}: {err}).") from err
     entries = []
     for image, boxes in found.items():
         file = path / files[image]
-        if not file.is_file():
+        if not is_there(file) or not file.resolve().is_relative_to(path.resolve()):
             raise DataError(f"{answers}: names {files[image]}, and there is no such image in {path}.")
         entries.append(_entry(file, boxes, str(answers)))
     return Listing(entries=tuple(entries), classes=_coco_classes(numbers))
@@ -73,10 +73,8 @@ def _coco_classes(numbers: dict[int, str]) -> tuple[str, ...]:
 
 def _read_json(path: Path) -> Any:  # Any: JSON
     try:
-        if path.stat().st_size > MOST_JSON_BYTES:
-            raise DataError(f"{path}: is larger than {MOST_JSON_BYTES:,} bytes.")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as err:
+        return read_json(path, most=MOST_JSON_BYTES)
+    except (OSError, ValueError) as err:
         raise DataError(f"{path}: cannot be read as JSON ({err}).") from err
 
 
@@ -93,10 +91,8 @@ def _list_voc(path: Path, answers: Path) -> Listing:
 def _voc_boxes(file: Path) -> Iterable[Box]:
     """VOC counts pixels from 1, and both corners belong to the object."""
     try:
-        content = file.read_bytes()
-        if len(content) > MOST_XML_BYTES:
-            raise DataError(f"{file}: is larger than {MOST_XML_BYTES:,} bytes.")
-        if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+        content = read_bytes(file, most=MOST_XML_BYTES).decode("utf-8-sig")
+        if "<!DOCTYPE" in content or "<!ENTITY" in content:
             raise DataError(f"{file}: declares a document type or entities; remove them.")
         root = ElementTree.fromstring(content)  # noqa: S314 - without entities nothing can grow or be fetched
         for item in root.iter("object"):

@@ -153,12 +153,13 @@ def _csv_entry(path: Path, number: int, row: Sequence[str]) -> Entry:
     if not name or not label:
         raise DataError(f"{where}: `{','.join(row)}` has no label or no path; write path,label.")
     image = path.parent / name
-    if not _is_there(image):
+    if not is_there(image):
         raise DataError(f"{where}: no such image: {image}; paths are relative to the folder of the .csv.")
     return Entry(source=str(image), label=label, where=where)
 
 
-def _is_there(image: Path) -> bool:
+def is_there(image: Path) -> bool:
+    """Say whether there is such a file; no error for what can be no name of one."""
     try:
         return image.is_file()
     except (OSError, ValueError):  # no name of a file at all: too long, or with a zero in it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,12 @@ from edgeprune.calibration.listing import (
     digest_array,
     digest_file,
     image_files,
+    is_there,
 )
 from edgeprune.calibration.pixels import reshaped
 from edgeprune.errors import DataError
 from edgeprune.records import IGNORED, Labels, MaskCode, Preprocess
+from edgeprune.untrusted import RECORD_BYTES, read_bytes
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
 """Formats that keep every pixel's number."""
@@ -71,9 +74,9 @@ def _folder_entries(path: Path, masks: Path) -> list[Entry]:
 def _csv_entries(path: Path) -> list[Entry]:
     """Lines of image,mask; paths are relative to the file's folder."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [(number, row) for number, row in enumerate(csv.reader(file), start=1) if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as err:
+        text = StringIO(read_bytes(path, most=RECORD_BYTES).decode("utf-8-sig"), newline="")
+        rows = [(number, row) for number, row in enumerate(csv.reader(text), start=1) if any(row)]
+    except (OSError, ValueError, csv.Error) as err:
         raise DataError(f"{path}: cannot be read as UTF-8 .csv ({err}).") from err
     if rows and rows[0][1][0].strip().lower() in HEADERS:
         rows = rows[1:]
@@ -83,7 +86,7 @@ def _csv_entries(path: Path) -> list[Entry]:
         if not image or not mask:
             raise DataError(f"{path}:{number}: `{','.join(row)}` has no image or no mask; write image,mask.")
         for name in (image, mask):
-            if not (path.parent / name).is_file():
+            if not is_there(path.parent / name):
                 raise DataError(f"{path}:{number}: no such file: {path.parent / name}.")
         entries.append(_entry(path.parent / image, path.parent / mask, f"{path}:{number}"))
     return entries

@@ -246,7 +246,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Enough to make this report again."""
+    """What made it; `seconds` by stage, `components` by name and version: SHA-256 of the list of files."""
 
     command: str
     versions: dict[str, str]
@@ -258,9 +258,7 @@ class Provenance:
     started: str
     """UTC, ISO 8601."""
     seconds: dict[str, float]
-    """Per stage."""
     components: dict[str, str] = field(default_factory=dict)
-    """`name version` of every distribution that the build was made with -> SHA-256 of its list of files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ an accuracy drop is absolute, in points (percent) where a user types it and in [
     found.py      what can be cut, and what the walk finds
     modelled.py   how long networks of other widths will take
     measured.py   what is deployed, how it was measured, and what comes out
+    curves.py     accuracy over what a method removes
 """
 
 from edgeprune.records.asked import (
@@ -31,6 +32,7 @@ from edgeprune.records.asked import (
     Split,
     Target,
 )
+from edgeprune.records.curves import Curve, CurvePoint
 from edgeprune.records.found import (
     ALL_CLASSES,
     ChannelGroup,
@@ -54,8 +56,6 @@ from edgeprune.records.measured import (
     Candidate,
     ChangedImage,
     Check,
-    Curve,
-    CurvePoint,
     Export,
     Instructions,
     Interval,

@@ -137,14 +137,21 @@ def _list_folder(path: Path) -> Listing:
 def _list_csv(source: Source) -> Listing:
     """Lines of path,label; paths are relative to the file's folder."""
     path = source.path
+    return Listing(entries=tuple(_csv_entry(path, number, row) for number, row in csv_rows(path)))
+
+
+def csv_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Lines of a .csv with their numbers, without empty ones and the header.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
         text = StringIO(read_bytes(path, most=RECORD_BYTES).decode("utf-8-sig"), newline="")
         rows = [(number, row) for number, row in enumerate(csv.reader(text), start=1) if any(row)]
     except (OSError, ValueError, csv.Error) as err:
         raise DataError(f"{path}: cannot be read as UTF-8 .csv ({err}).") from err
-    if rows and rows[0][1][0].strip().lower() in HEADERS:
-        rows = rows[1:]
-    return Listing(entries=tuple(_csv_entry(path, number, row) for number, row in rows))
+    return rows[1:] if rows and rows[0][1][0].strip().lower() in HEADERS else rows
 
 
 def _csv_entry(path: Path, number: int, row: Sequence[str]) -> Entry:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Sequence
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +18,10 @@ from edgeprune.calibration.arrays import (
     read_npz,
 )
 from edgeprune.calibration.listing import (
-    HEADERS,
     Entry,
     Listing,
     Source,
+    csv_rows,
     digest_array,
     digest_file,
     image_files,
@@ -32,7 +30,6 @@ from edgeprune.calibration.listing import (
 from edgeprune.calibration.pixels import reshaped
 from edgeprune.errors import DataError
 from edgeprune.records import IGNORED, Labels, MaskCode, Preprocess
-from edgeprune.untrusted import RECORD_BYTES, read_bytes
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
 """Formats that keep every pixel's number."""
@@ -73,15 +70,8 @@ def _folder_entries(path: Path, masks: Path) -> list[Entry]:
 
 def _csv_entries(path: Path) -> list[Entry]:
     """Lines of image,mask; paths are relative to the file's folder."""
-    try:
-        text = StringIO(read_bytes(path, most=RECORD_BYTES).decode("utf-8-sig"), newline="")
-        rows = [(number, row) for number, row in enumerate(csv.reader(text), start=1) if any(row)]
-    except (OSError, ValueError, csv.Error) as err:
-        raise DataError(f"{path}: cannot be read as UTF-8 .csv ({err}).") from err
-    if rows and rows[0][1][0].strip().lower() in HEADERS:
-        rows = rows[1:]
     entries = []
-    for number, row in rows:
+    for number, row in csv_rows(path):
         image, mask = ([cell.strip() for cell in row] + ["", ""])[:2]
         if not image or not mask:
             raise DataError(f"{path}:{number}: `{','.join(row)}` has no image or no mask; write image,mask.")

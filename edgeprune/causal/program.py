@@ -86,15 +86,16 @@ class Program:
         size = self._batch or max(1, min(PIECE_IMAGES, int(PIECE_BYTES / images[0].nbytes)))
         return [{self.input: channels_last(piece)} for piece in torch.split(images, size)]
 
-    def advance_(self, pieces: Iterable[Values], weights: Weights, start: int, stop: int) -> None:
-        """Compute the values of these ops, pieces side by side; values that nobody reads any more leave."""
-        self.each(partial(self.run_, weights=weights, start=start, stop=stop), pieces)
-
     def logits(self, pieces: Iterable[Values], weights: Weights, *, start: int = 0) -> Tensor:
         """The network's output from op `start` on, shape (n, K)."""
-        pieces = [dict(piece) for piece in pieces]
-        self.advance_(pieces, weights, start, len(self.ops))
-        return torch.cat([values[self.output] for values in pieces])
+        return torch.cat(self.each(partial(self.finish, weights=weights, start=start), pieces))
+
+    def finish(self, piece: Values, *, weights: Weights, start: int = 0) -> Tensor:
+        """The network's output for one piece from op `start` on, shape (n, K); the piece is untouched."""
+        values = dict(piece)
+        self.run_(values, weights=weights, start=start, stop=len(self.ops))
+        output: Tensor = values[self.output]
+        return output
 
     def values_at(self, pieces: Iterable[Values], weights: Weights, place: int) -> list[Value]:
         """What one op gives for each piece; the pieces are untouched."""

@@ -120,10 +120,7 @@ class Replay:
 
     def _finish(self, weights: Weights, piece: Piece) -> Tensor:
         """The outputs of a piece."""
-        values = dict(piece.values)
-        self._program.run_(values, weights=weights, start=piece.place, stop=len(self._program.ops))
-        output: Tensor = values[self._program.output]
-        return output
+        return self._program.finish(piece.values, weights=weights, start=piece.place)
 
     def _corrected(self, shard: int, reader: Reader, channels: Ints) -> list[Values]:
         """The values alive behind the first layer, which reads these channels no more."""

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from edgeprune.compensate.layers import TINY, Layer, Subject, Weights, in_turn, output_rows
+from edgeprune.compensate.moments import Sums
 from edgeprune.compensate.pairs import Pair, Pairs
-
-Sums = tuple[int, Tensor, Tensor]
-"""Positions, and each output channel's sum and sum of squares over them."""
 
 
 def reestimate(subject: Subject, norms: Iterable[str], weights: Weights) -> dict[str, Tensor]:
@@ -33,8 +31,7 @@ def reestimate(subject: Subject, norms: Iterable[str], weights: Weights) -> dict
     for layer in sorted(layers, key=lambda one: one.place):
         both = in_turn(program, partial(_look, pairs, layer), pairs.pieces)
         before, after = reduce(_added, both)
-        mean, variance = _moments(before)
-        now, spread = _moments(after)
+        variance, spread = before.variance(), after.variance()
         scale = torch.sqrt(variance / spread.clamp_min(TINY))
         scale = torch.where(variance > TINY, scale, torch.ones_like(scale))
         assert layer.bias is not None
@@ -42,7 +39,7 @@ def reestimate(subject: Subject, norms: Iterable[str], weights: Weights) -> dict
         found[layer.weight] = torch.empty_like(weight).copy_(
             weight.double() * scale.reshape(-1, *[1] * (weight.ndim - 1))
         )
-        found[layer.bias] = (bias.double() * scale + mean - scale * now).to(bias.dtype)
+        found[layer.bias] = (bias.double() * scale + before.mean - scale * after.mean).to(bias.dtype)
         run_weights |= found
     pairs.release_()
     return found
@@ -57,18 +54,10 @@ def _look(pairs: Pairs, layer: Layer, pair: Pair) -> tuple[Sums, Sums]:
         pairs.program.run_op_(after, weights=weights, place=layer.place)
         rows = output_rows(layer, after[layer.node])  # (groups, positions, outputs of a group)
         first, second = rows.sum(dim=1).double(), rows.double().square().sum(dim=1)
-        sums.append((rows.shape[1], first.ravel(), second.ravel()))
+        sums.append(Sums(rows.shape[1], first.ravel(), second.ravel()))
     pairs.settle_(pair)
     return sums[0], sums[1]
 
 
 def _added(one: tuple[Sums, Sums], other: tuple[Sums, Sums]) -> tuple[Sums, Sums]:
-    dense, current = ((a[0] + b[0], a[1] + b[1], a[2] + b[2]) for a, b in zip(one, other, strict=True))
-    return dense, current
-
-
-def _moments(sums: Sums) -> tuple[Tensor, Tensor]:
-    """Mean and variance of a layer's output channels."""
-    rows, first, second = sums
-    mean = first / rows
-    return mean, (second / rows - mean**2).clamp_min(0)
+    return one[0] + other[0], one[1] + other[1]

@@ -68,7 +68,7 @@ def measure_moments(
     sources = {layer.source: layer for layer in layers.values() if layer.groups == 1}
     sums = {layer.weight: whole(layer.node) for layer in layers.values()}
     stops = sorted({layer.place for layer in sources.values()} | _places(program, set(sums.values())))
-    totals: dict[tuple[str, fx.Node], _Sums] = {}
+    totals: dict[tuple[str, fx.Node], Sums] = {}
     pieces = program.start(images)
     per_image = -(-MOST_ROWS // len(images))
     look = _Look(program, weights, stops, sources, frozenset(sums.values()), per_image)
@@ -93,21 +93,27 @@ def _places(program: Program, nodes: set[fx.Node]) -> set[int]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Sums:
+class Sums:
+    """Of the rows of a tensor: what moments are made of."""
+
     rows: int
     first: Tensor
     second: Tensor
     """Products of all pairs of channels, or squares."""
 
-    def __add__(self, other: _Sums) -> _Sums:
-        return _Sums(self.rows + other.rows, self.first + other.first, self.second + other.second)
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(self.rows + other.rows, self.first + other.first, self.second + other.second)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.first / self.rows
 
     def moments(self) -> Moments:
-        mean = self.first / self.rows
+        mean = self.mean
         return Moments(mean, self.second / self.rows - torch.outer(mean, mean), self.rows)
 
     def variance(self) -> Tensor:
-        return (self.second / self.rows - (self.first / self.rows) ** 2).clamp_min(0)
+        return (self.second / self.rows - self.mean**2).clamp_min(0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,9 +127,9 @@ class _Look:
     wholes: frozenset[fx.Node]
     per_image: int
 
-    def __call__(self, values: Values) -> dict[tuple[str, fx.Node], _Sums]:
+    def __call__(self, values: Values) -> dict[tuple[str, fx.Node], Sums]:
         values = dict(values)
-        found: dict[tuple[str, fx.Node], _Sums] = {}
+        found: dict[tuple[str, fx.Node], Sums] = {}
         start = 0
         for stop in [*self.stops, len(self.program.ops)]:
             self.program.run_(values, weights=self.weights, start=start, stop=stop)
@@ -137,20 +143,20 @@ class _Look:
         return found
 
 
-def _products(layer: Layer, source: Tensor, per_image: int) -> _Sums:
+def _products(layer: Layer, source: Tensor, per_image: int) -> Sums:
     rows = _thinned(channel_rows(layer, source), per_image * len(source))
     mean = rows.mean(dim=0)
     around = rows - mean  # products about the piece's own mean: nothing cancels in single precision
     mean = mean.double()
-    return _Sums(
+    return Sums(
         len(rows), len(rows) * mean, (around.T @ around).double() + len(rows) * torch.outer(mean, mean)
     )
 
 
-def _squares(value: Tensor, per_image: int) -> _Sums:
+def _squares(value: Tensor, per_image: int) -> Sums:
     dim = 1 if value.ndim == IMAGE_DIMS else -1
     rows = _thinned(value.movedim(dim, -1).flatten(0, -2), per_image * len(value))
-    return _Sums(len(rows), rows.sum(dim=0).double(), rows.double().square().sum(dim=0))
+    return Sums(len(rows), rows.sum(dim=0).double(), rows.double().square().sum(dim=0))
 
 
 def _thinned(rows: Tensor, most: int) -> Tensor:

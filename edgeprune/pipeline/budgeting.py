@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune import channels, export, latency, measure
+from edgeprune import export, latency, measure
 from edgeprune.pipeline import finding
 from edgeprune.pipeline.descent import Descent, Point
 from edgeprune.pipeline.ledger import Ledger, Removed
@@ -115,10 +115,7 @@ class Deployer:
 
     def confirm(self, study: Study, point: Point) -> dict[str, Interval]:
         """Each resource's share of the dense network's, as `finding.Confirm`."""
-        walked = Walked(
-            steps=[], stopped="", removed=dict(point.removed), weights=point.weights, fit=point.fit
-        )
-        graph = channels.cut(self.analysed.coupling, point.removed, study.network_weights(walked))
+        graph = study.without(point.removed, point.weights, point.fit)
         with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
             path = Path(folder, "trial.onnx")
             export.to_onnx(graph, self.analysed.traced.spec, path)

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import nn
 
 from edgeprune import calibration, gate, measure, report, runtime, tasks, zoo
@@ -22,7 +22,7 @@ from edgeprune.pipeline.digests import LIBRARIES, digest, images_digest, network
 from edgeprune.pipeline.forms import with_forms
 from edgeprune.pipeline.giving_back import Settled, is_slower, settled, widen_
 from edgeprune.pipeline.inputs import Inputs, data_source
-from edgeprune.pipeline.kept import check_groups, keep_settings, walk_inputs
+from edgeprune.pipeline.kept import check_groups, keep_settings, keep_weights, walk_inputs
 from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions, asked_options
 from edgeprune.pipeline.pruning import Analysed, Found, analyse, find_units
 from edgeprune.pipeline.quantizing import quantized, with_room_for_int8
@@ -42,7 +42,7 @@ from edgeprune.records import (
     Split,
     Step,
 )
-from edgeprune.runfolder import Journal, RunFolder, file_digest, write_atomically
+from edgeprune.runfolder import Journal, RunFolder, file_digest
 
 PARITY_IMAGES = 8
 WEIGHTS = "walk.safetensors"
@@ -177,11 +177,7 @@ class Build:
             except JournalError:  # float rounding of another machine: the steps are of no use here
                 journal.clear()
                 found = self._walk(journal)
-            if not found.weights:
-                return found.pruning
-            contents = {name: tensor.contiguous() for name, tensor in found.weights.items()}
-            write_atomically(self.folder.path / WEIGHTS, save(contents))
-            return replace(found.pruning, files=(WEIGHTS,))
+            return keep_weights(found, self.folder.path / WEIGHTS)
 
         return self.stage("walk", Pruning, inputs, make, files=lambda made: made.files)
 

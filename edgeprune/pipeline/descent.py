@@ -57,9 +57,8 @@ class Point:
     @cached_property
     def blocks(self) -> dict[str, list[compensate.Block]]:
         """Group -> its units in the order in which they can best be spared."""
-        steps = {g.name: self.study.step(g) for g in self.study.groups}
         found: dict[str, list[compensate.Block]] = {}
-        for block in self.survivors.blocks(steps):
+        for block in self.study.blocks(self.survivors):
             found.setdefault(block.group, []).append(block)
         return found
 

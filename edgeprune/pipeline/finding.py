@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from edgeprune.pipeline.descent import Descent, Point
 from edgeprune.pipeline.ledger import Removed
 from edgeprune.pipeline.study import Study, Walked
-from edgeprune.pipeline.trajectory import taken
+from edgeprune.pipeline.trajectory import by_group, taken
 from edgeprune.records import Interval, Step
 
 MOST_TRIALS = 6
@@ -164,7 +164,4 @@ def result(study: Study, descent: Descent, point: Point, why: str) -> Walked:
 
 def net_removal(steps: Sequence[Step]) -> Removed:
     """The units that are gone after some steps of a search."""
-    gone: dict[str, list[int]] = {}
-    for name, unit in taken(steps):
-        gone.setdefault(name, []).append(unit)
-    return {name: tuple(sorted(units)) for name, units in gone.items()}
+    return {name: tuple(sorted(units)) for name, units in by_group(taken(steps)).items()}

@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from safetensors.torch import save
-
 from edgeprune.errors import RunFolderError
 from edgeprune.pipeline.digests import digest
+from edgeprune.pipeline.kept import keep_weights
 from edgeprune.pipeline.pruning import Found, make_study
 from edgeprune.pipeline.trajectory import taken, whole_steps
 from edgeprune.records import Measurement, Pruning
-from edgeprune.runfolder import read_stage, write_atomically
+from edgeprune.runfolder import read_stage
 
 if TYPE_CHECKING:
     from edgeprune.pipeline.building import Build  # which hands itself over
@@ -62,12 +61,9 @@ def widen_(build: Build) -> None:
     def make() -> Settled:
         found = at_step(build, walked, step)
         kept = f"multiples of {step}" if any(found.pruning.plan.removed.values()) else "as they were"
-        pruning = replace(found.pruning, notes=(*walked.notes, f"widths are {kept}: {slower}"))
-        if found.weights:
-            contents = {name: tensor.contiguous() for name, tensor in found.weights.items()}
-            write_atomically(build.folder.path / WEIGHTS, save(contents))
-            pruning = replace(pruning, files=(WEIGHTS,))
-        return Settled(step=step, pruning=pruning)
+        pruning = keep_weights(found, build.folder.path / WEIGHTS)
+        notes = (*walked.notes, f"widths are {kept}: {slower}")
+        return Settled(step=step, pruning=replace(pruning, notes=notes))
 
     inputs = {**_inputs(build), "step": str(step)}
     build.stage(STAGE, Settled, inputs, make, files=lambda made: made.pruning.files)

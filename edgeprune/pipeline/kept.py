@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from safetensors.torch import save
 
 from edgeprune.config import BuildConfig, make_config
 from edgeprune.errors import RunFolderError
@@ -21,6 +23,7 @@ from edgeprune.untrusted import read_json
 
 if TYPE_CHECKING:
     from edgeprune.pipeline.building import Build  # which writes what is kept here
+    from edgeprune.pipeline.pruning import Found
 
 SETTINGS = "settings.json"
 WALK = "walk"
@@ -37,6 +40,15 @@ def keep_settings(config: BuildConfig, folder: Path) -> None:
     found = config.model_dump(mode="json", exclude=FORGOTTEN, exclude_none=True)
     whole = {name: _whole(name, value) if isinstance(value, str) else value for name, value in found.items()}
     write_atomically(folder / SETTINGS, json.dumps(whole, indent=1).encode())
+
+
+def keep_weights(found: Found, place: Path) -> Pruning:
+    """Write the new weights of an analysis into the run folder; the record with the file's name."""
+    if not found.weights:
+        return found.pruning
+    contents = {name: tensor.contiguous() for name, tensor in found.weights.items()}
+    write_atomically(place, save(contents))
+    return replace(found.pruning, files=(place.name,))
 
 
 def kept_config(run: Path, flags: Mapping[str, object], *, file: Path | None = None) -> BuildConfig:

@@ -9,7 +9,7 @@ from typing import Literal
 from edgeprune import tasks
 from edgeprune.config import BuildConfig
 from edgeprune.pipeline.sharing import Alone, Crew
-from edgeprune.records import Basis, Budget, Figure, Floats, Labels, Limit, Step
+from edgeprune.records import Basis, Budget, Figure, Floats, Labels, Limit, Split, Step
 
 Compensation = Literal["none", "mean", "linear", "affine"]
 Allocation = Literal["global", "uniform"]
@@ -46,6 +46,13 @@ class Images:
     """Class names."""
     validation: Labelled | None = None
     task: tasks.Task = field(default_factory=tasks.Classification)
+
+    @property
+    def judged_by(self) -> tuple[Split, Labelled]:
+        """The validation images, or the calibration images where there are none."""
+        if self.validation is not None and len(self.validation.labels):
+            return Split.VALIDATION, self.validation
+        return Split.CALIBRATION, self.calibration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,7 +83,7 @@ def found(study: Study, record: Pruning, removed: Mapping[str, tuple[int, ...]],
         frozen=record.frozen,
         notes=() if removed else (nothing,),
     )
-    return Found(pruning, study.network_weights(walked))
+    return Found(pruning, study.network_weights(weights, fit))
 
 
 def analyse_only(config: BuildConfig, *, watcher: Watcher | None = None) -> PrunedModel:

@@ -140,7 +140,7 @@ def find_units(
         frozen=analysed.coupling.frozen,
         notes=(*nothing_removed(walked.removed, walked.steps), *coupling_notes(analysed.coupling)),
     )
-    return Found(pruning, study.network_weights(walked))
+    return Found(pruning, study.network_weights(walked.weights, walked.fit))
 
 
 def make_study(

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 import numpy as np
 import torch
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, fx
 
 from edgeprune import causal, channels, compensate, memory, tasks
 from edgeprune.errors import DataError
@@ -41,9 +41,7 @@ def run_pieces(
     ends = np.cumsum([len(piece[program.input]) for piece in pieces])
 
     def run(piece: tuple[causal.Values, Labels]) -> tasks.Kept:
-        values = dict(piece[0])
-        program.run_(values, weights=weights, start=0, stop=len(program.ops))
-        outputs = values[program.output].numpy()
+        outputs = program.finish(piece[0], weights=weights).numpy()
         on_outputs(outputs)
         return task.kept(outputs, piece[1])
 
@@ -191,10 +189,7 @@ class Study:
 
     def validation_accuracy(self, weights: Weights) -> float:
         """The task's metric on the validation images; on the calibration images where there are none."""
-        seen = self.images.validation
-        if seen is None or not len(seen.labels):
-            seen = self.images.calibration
-        return self.value(seen, weights)
+        return self.value(self.images.judged_by[1], weights)
 
     def holds_elsewhere(self, weights: Weights, factor: float) -> bool:
         """Whether images that no fit has seen keep their scores: a paired test of all validation images.
@@ -319,14 +314,18 @@ class Study:
         fit = self.refit(survivors.weights, removed)
         return {**survivors.weights, **fit.weights}, fit
 
-    def network_weights(self, walked: Walked) -> dict[str, Tensor]:
+    def without(self, removed: Removed, weights: Weights, fit: compensate.Refit) -> fx.GraphModule:
+        """The network with these units cut out, and these weights of the folded graph."""
+        return channels.cut(self.coupling, removed, self.network_weights(weights, fit))
+
+    def network_weights(self, weights: Weights, fit: compensate.Refit) -> dict[str, Tensor]:
         """What a method changed, by the names of the network's own tensors."""
         if self.options.only_zeroes:
             return {}  # zeros only: cutting does the same
         dense = self.program.dense
-        changed = {name: value for name, value in walked.weights.items() if value is not dense[name]}
+        changed = {name: value for name, value in weights.items() if value is not dense[name]}
         norms = self.program.folded.norms
         for name, norm in norms.items():
             if name in changed or norm.folded_bias in changed:
-                changed |= {n: walked.weights[n] for n in (name, norm.folded_bias)}
-        return causal.unfolded(norms, changed, walked.fit.moments)
+                changed |= {n: weights[n] for n in (name, norm.folded_bias)}
+        return causal.unfolded(norms, changed, fit.moments)

@@ -14,7 +14,7 @@ from edgeprune.pipeline import picturing
 from edgeprune.pipeline.components import components
 from edgeprune.pipeline.digests import digest
 from edgeprune.pipeline.kept import walk_inputs
-from edgeprune.pipeline.options import Images, Labelled
+from edgeprune.pipeline.options import Labelled
 from edgeprune.pipeline.pruning import make_study, run
 from edgeprune.pipeline.trajectory import taken, within
 from edgeprune.records import (
@@ -85,7 +85,7 @@ def candidates(build: Build) -> tuple[Candidate, ...]:
 
 
 def _candidates(build: Build) -> list[Candidate]:
-    split, seen = judged_by(build.images)
+    split, seen = build.images.judged_by
     task, truth = build.task, build.task.truth(seen.labels)
 
     def answers(outputs: Floats) -> tasks.Kept:
@@ -126,13 +126,6 @@ def _between(build: Build, seen: Labelled) -> list[tuple[tuple[float, float], ta
             found[ratios] = study.answers(seen, weights)
         build.watcher.progress(STAGE, done, len(SHARES), "networks along the trajectory")
     return list(found.items())
-
-
-def judged_by(images: Images) -> tuple[Split, Labelled]:
-    """The images that networks along the trajectory are judged by."""
-    if images.validation is not None and len(images.validation.labels):
-        return Split.VALIDATION, images.validation
-    return Split.CALIBRATION, images.calibration
 
 
 def _timed(found: Sequence[Candidate], measurement: Measurement) -> tuple[Candidate, ...]:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from torch import nn
 
-from edgeprune import channels, compensate, measure
+from edgeprune import compensate, measure
 from edgeprune.pipeline.building import Build
 from edgeprune.pipeline.deploying import deploy, onnx_options
 from edgeprune.pipeline.ledger import Removed
-from edgeprune.pipeline.study import Study, Walked, Weights
+from edgeprune.pipeline.study import Study, Weights
 from edgeprune.records import Interval
 
 PROCESSES, RUNS, SECONDS = 3, 50, 2.0
@@ -33,9 +33,7 @@ class Stopwatch:
         """Latency of the dense network without these units over its own."""
         if not any(removed.values()):
             return Interval(value=1.0, low=1.0, high=1.0)  # the same file
-        walked = Walked(steps=[], stopped="", removed=dict(removed), weights=weights, fit=fit)
-        coupling = self.build.analysed.coupling
-        pruned = self._file("pruned", channels.cut(coupling, removed, study.network_weights(walked)))
+        pruned = self._file("pruned", study.without(removed, weights, fit))
         target = self.build.target
         found = measure.measure(
             {"dense": self.dense, "pruned": pruned},

@@ -40,12 +40,17 @@ def within(study: Study, order: Sequence[tuple[str, int]], ratio: float) -> dict
     return first(study.ledger.most(len(order), first, ratio))
 
 
-def whole_steps(study: Study, order: Sequence[tuple[str, int]]) -> dict[str, tuple[int, ...]]:
-    """Group -> units, without those last in a group that would leave a width between two steps."""
+def by_group(order: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
+    """Group -> its units, in their order."""
     found: dict[str, list[int]] = {}
     for name, unit in order:
         found.setdefault(name, []).append(unit)
-    removed = {}
+    return found
+
+
+def whole_steps(study: Study, order: Sequence[tuple[str, int]]) -> dict[str, tuple[int, ...]]:
+    """Group -> units, without those last in a group that would leave a width between two steps."""
+    found, removed = by_group(order), {}
     for group in study.groups:
         units, step = found.get(group.name, []), study.step(group)
         kept = -(-(group.units - len(units)) // step) * step

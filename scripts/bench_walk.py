@@ -5,11 +5,11 @@
     scripts/bench_walk.py ../shared/data --out /tmp/walk --networks resnet20 --images 100 --sample 40
 
 The plain walk (method c-swap, dense reference, align 1) on images of the test data, which are not part of the
-project. Each variant runs in a fresh process, rounds over all variants one after the other. A variant whose
-walk is long runs an even sample of the units as interventions on the dense network, and its CPU seconds are
-those of the sample times units over sample; those rows are marked. Ratios are of CPU time, which other load
-disturbs least. `full` is the obvious implementation: the traced
-network, consumers' weights zeroed, on all images, for every unit.
+project. Each variant runs in a fresh process, rounds over all variants one after the other. Where `--sample`
+says so, the variants that test one by one do so with an even sample of the units only, each taken out of
+the network as the walk `all` had left it when it came there; their CPU seconds are those of the sample times
+units over sample, and those rows are marked. Ratios are of CPU time, which other load disturbs least. `full`
+is the obvious implementation: the traced network, consumers' weights zeroed, on all images, for every unit.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from edgeprune.records import ChannelGroup
 
 Row = dict[str, Any]  # Any: JSON
+State = dict[str, list[int]]
+"""Group -> units that a walk removed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,7 @@ VARIANTS = {
     "replay + early exit": Variant(early_exit=True),
     "replay + delta + early exit": Variant(delta=True, early_exit=True),
     "replay + group tests": Variant(group_test=64),
-    "all": Variant(delta=True, early_exit=True, group_test=64),
+    "all": Variant(early_exit=True, group_test=64),
 }
 EXACT, ALL = "replay + delta + early exit", "all"
 GROWTH = (1, 2, 4)
@@ -101,8 +103,10 @@ def load(data: Path, network: str, images: int | None) -> Study:
             )
 
 
-def walked(study: Study, variant: Variant, groups: Sequence[ChannelGroup], sample: int | None) -> Row:
-    """A walk, or the interventions of a sample of units on the dense network."""
+def walked(
+    study: Study, variant: Variant, groups: Sequence[ChannelGroup], sample: int | None, state: State
+) -> Row:
+    """A walk, or the interventions of a sample of units on the way of another walk, which removed `state`."""
     import torch
 
     from edgeprune import causal
@@ -144,7 +148,8 @@ def walked(study: Study, variant: Variant, groups: Sequence[ChannelGroup], sampl
         evaluated = sum(step.evaluated for step in steps)
         factor = 1.0
     else:
-        tried, evaluated, entering, testing = sampled(study, network, groups, order, scores, variant, sample)
+        walk = (groups, order, state)
+        tried, evaluated, entering, testing = sampled(study, network, walk, scores, variant, sample)
         factor = units / tried
         used = entering * variant.replay + testing * factor
         seconds = None
@@ -156,6 +161,7 @@ def walked(study: Study, variant: Variant, groups: Sequence[ChannelGroup], sampl
         "seconds": seconds,
         "cpu": used,
         "sample": tried if factor != 1 else None,
+        "state": {name: list(units) for name, units in network.removed.items()},
         "param_ratio": None if factor != 1 else study.ledger.param_ratio(network.removed),
     }
 
@@ -163,53 +169,66 @@ def walked(study: Study, variant: Variant, groups: Sequence[ChannelGroup], sampl
 def sampled(  # noqa: PLR0913, PLR0917  # a walk's parts
     study: Study,
     network: Any,  # Any: a Replay; torch stays out of this process until it is needed
-    groups: Sequence[ChannelGroup],
-    order: Callable[[ChannelGroup], list[int]],
+    walk: tuple[Sequence[ChannelGroup], Callable[[ChannelGroup], list[int]], State],
     scores: Callable[..., Any],
     variant: Variant,
     sample: int,
 ) -> tuple[int, int, float, float]:
-    """Interventions on an even sample of all units.
+    """Interventions on an even sample of all units, each where another walk came to it.
 
     Returns:
         How many, images evaluated, CPU seconds of moving the cut forward, and of the interventions.
     """
     from edgeprune import causal
 
+    groups, order, state = walk
     examiner = causal.Examiner(study.judge, study.shards, early_exit=variant.early_exit)
+    whole = causal.Examiner(study.judge, study.shards, early_exit=False)
     every = sum(group.units for group in groups) / sample
     place, due, tried, evaluated = 0, 0.0, 0, 0
     entering, testing = 0.0, 0.0
     for group in sorted(groups, key=lambda g: (network.position(g), g.name)):
         start = time.process_time()
         network.enter(group)
-        middle = time.process_time()
-        entering += middle - start
+        entering += time.process_time() - start
+        leaves = set(state.get(group.name, ()))
         for unit in order(group):
             if place >= due:
+                if variant.early_exit:  # a walk knows z from its last removal: not counted
+                    examiner.sort_(whole.examine(lambda shard, g=group: scores(shard, g, ())).z)
+                start = time.process_time()
                 outcome = examiner.examine(lambda shard, g=group, u=unit: scores(shard, g, (u,)))
-                examiner.put_first_(outcome.worst_class)
+                testing += time.process_time() - start
                 tried, evaluated, due = tried + 1, evaluated + outcome.evaluated, due + every
+            if unit in leaves:
+                network.remove_(group, [unit])
             place += 1
-        testing += time.process_time() - middle
     return tried, evaluated, entering, testing
 
 
 def one(args: argparse.Namespace) -> Row:
     study = load(args.data, args.networks, args.images)
     groups = study.groups[: args.groups] if args.groups else study.groups
-    row = walked(study, VARIANTS[args.variant], groups, args.sample)
+    state = json.loads(args.state.read_text()) if args.state else {}
+    row = walked(study, VARIANTS[args.variant], groups, args.sample, state)
     return {**row, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 # --- all of them --------------------------------------------------------------------------------------
 
 
-def fresh(
-    args: argparse.Namespace, network: str, variant: str, images: int | None, groups: int | None
+def fresh(  # noqa: PLR0913  # as the command line
+    args: argparse.Namespace,
+    network: str,
+    variant: str,
+    *,
+    images: int | None,
+    groups: int | None,
+    state: Path | None = None,
 ) -> Row:
     command = [sys.executable, __file__, str(args.data), "--variant", variant, "--networks", network]
-    for name, value in (("images", images), ("groups", groups), ("sample", args.sample)):
+    given = (("images", images), ("groups", groups), ("sample", args.sample), ("state", state))
+    for name, value in given:
         command += [f"--{name}", str(value)] if value else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # this very file
     if done.returncode:
@@ -221,9 +240,15 @@ def fresh(
 def compare(args: argparse.Namespace, network: str) -> list[Row]:
     """Every variant, in rounds; the median of the seconds, the largest memory."""
     rounds: dict[str, list[Row]] = {}
+    wanted = args.variants.split(",")
+    state = args.out.with_name(f"{args.out.name}-{network}-state.json")
     for number in range(args.rounds):
-        for variant in args.variants.split(","):
-            row = fresh(args, network, variant, args.images, None)
+        for variant in sorted(wanted, key=lambda variant: variant != ALL):
+            at = state if args.sample and variant != ALL and state.exists() else None
+            row = fresh(args, network, variant, images=args.images, groups=None, state=at)
+            found = row.pop("state")
+            if variant == ALL:
+                state.write_text(json.dumps(found))
             rounds.setdefault(variant, []).append(row)
             print(f"{network:13} round {number} {variant:28} {row['cpu']:9.1f} CPU s", flush=True)
     return [
@@ -233,7 +258,7 @@ def compare(args: argparse.Namespace, network: str) -> list[Row]:
             "cpu": median(row["cpu"] for row in rows),
             "peak_mb": max(row["peak_mb"] for row in rows),
         }
-        for rows in rounds.values()
+        for rows in (rounds[variant] for variant in wanted)
     ]
 
 
@@ -242,8 +267,9 @@ def growth(args: argparse.Namespace, network: str, images: int, groups: int) -> 
     rows = []
     for factor in GROWTH:
         share = factor / GROWTH[-1]
-        by_images = fresh(args, network, ALL, max(1, int(images * share)), None)
-        by_units = fresh(args, network, ALL, args.images, max(1, int(groups * share)))
+        by_images = fresh(args, network, ALL, images=max(1, int(images * share)), groups=None)
+        by_units = fresh(args, network, ALL, images=args.images, groups=max(1, int(groups * share)))
+        del by_images["state"], by_units["state"]
         rows += [
             {**by_images, "grows": "images", "times": factor},
             {**by_units, "grows": "units", "times": factor},
@@ -289,7 +315,7 @@ def write(place: Path, kept: Row) -> None:
         "# Cost of the walk",
         "Plain C-SWAP, layer by layer, α = 0.05, align 1; images are those classified correctly. `full` runs "
         "the whole network for every unit; removed is the share of the parameters. Marked rows are "
-        "extrapolated from an even sample of the units, each taken out of the dense network alone. "
+        "extrapolated from an even sample of the units, each tested where the walk `all` came to it. "
         "Peak MB is that of the whole process.",
         as_table(kept),
         *(["Growth, with all speed-ups:", growth_table(kept)] if kept["growth"] else []),
@@ -313,6 +339,7 @@ def main() -> None:
     parser.add_argument("--no-growth", action="store_true")
     parser.add_argument("--variant", choices=tuple(VARIANTS), help=argparse.SUPPRESS)
     parser.add_argument("--groups", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--state", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.variant:
         print(json.dumps(one(args)))

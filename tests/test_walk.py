@@ -29,6 +29,7 @@ from edgeprune.causal import (
     make_shards,
     walk,
 )
+from edgeprune.causal.walk import TOGETHER
 from edgeprune.criteria import magnitude
 from edgeprune.memory import Allowance
 from edgeprune.pipeline.published import unit_order
@@ -279,6 +280,8 @@ def test_a_journal_of_another_walk_is_noticed() -> None:
 
 IMAGES = 12
 CLASSES = 2
+MANY = 6
+"""Classes enough for a first look at some of them."""
 
 
 @dataclass
@@ -298,10 +301,11 @@ class Additive:
         self.settled: list[int] = []
         self.gone: dict[str, list[int]] = {name: [] for name in self.damage}
         self.asked: list[dict[str, tuple[int, ...]]] = []
+        self.classes = next(iter(self.damage.values())).shape[1]
         rng = np.random.default_rng(0)
-        labels = np.arange(CLASSES).repeat(IMAGES)
-        probabilities = rng.uniform(0.6, 0.9, (CLASSES * IMAGES, 1)) * np.eye(CLASSES)[labels]
-        self.judge, _ = make_judge(classified(probabilities, labels), ["a", "b"], alpha=0.05)
+        labels = np.arange(self.classes).repeat(IMAGES)
+        probabilities = rng.uniform(0.6, 0.9, (len(labels), 1)) * np.eye(self.classes)[labels]
+        self.judge, _ = make_judge(classified(probabilities, labels), list("abcdefgh"), alpha=0.05)
         self.shards = make_shards(self.judge, minimum=1)
         self.groups = [
             ChannelGroup(name=n, units=len(d), slots=(slot(n, len(d), self.copies),))
@@ -328,7 +332,7 @@ class Additive:
 
     def scores(self, shard: Shard, group: ChannelGroup | None, units: Sequence[int]) -> np.ndarray:
         taken = self.gone if group is None else {**self.gone, group.name: [*self.gone[group.name], *units]}
-        fall = sum((self.damage[name][u] for name, us in taken.items() for u in us), np.zeros(CLASSES))
+        fall = sum((self.damage[name][u] for name, us in taken.items() for u in us), np.zeros(self.classes))
         (number,) = shard.classes
         return self.judge.dense[shard.scores] - fall[number]
 
@@ -371,11 +375,12 @@ rules = st.builds(
     early_exit=st.booleans(),
     align=st.sampled_from([1, 2, 8]),
 )
-damage = st.lists(
-    st.lists(st.tuples(*[st.sampled_from([-0.02, 0.0, 0.01, 0.03, 0.2])] * CLASSES), min_size=2, max_size=20),
-    min_size=1,
-    max_size=3,
-).map(lambda groups: {f"g{i}": np.array(units) for i, units in enumerate(groups)})
+falls = st.sampled_from([-0.02, 0.0, 0.01, 0.03, 0.2])
+damage = st.sampled_from([CLASSES, MANY]).flatmap(
+    lambda classes: st.lists(
+        st.lists(st.tuples(*[falls] * classes), min_size=2, max_size=20), min_size=1, max_size=3
+    ).map(lambda groups: {f"g{i}": np.array(units) for i, units in enumerate(groups)})
+)
 
 
 @given(damage, rules, st.data())
@@ -403,16 +408,56 @@ def test_progress_never_goes_back(damage: dict[str, np.ndarray], rules: Rules) -
 
 @given(damage, rules)
 @settings(deadline=None, max_examples=60)
-def test_every_unit_is_tested_once_and_one_stays(damage: dict[str, np.ndarray], rules: Rules) -> None:
+def test_every_unit_is_settled_and_one_stays(damage: dict[str, np.ndarray], rules: Rules) -> None:
     network = Additive(damage, rules)
     steps, _ = network.run()
     for name, units in damage.items():
         decided = [s for s in steps if s.group == name and (s.removed or len(s.units) == 1)]
-        tested = [unit for step in decided for unit in step.units]
+        removed = [unit for step in decided if step.removed for unit in step.units]
+        refused = {unit for step in decided if not step.removed for unit in step.units} - set(removed)
+        tested = sorted([*removed, *refused])
+        assert removed == sorted(set(removed)), "in their order, each once"
         assert tested == list(range(len(tested)))
-        assert len(tested) == len(units) or sum(len(s.units) for s in decided if s.removed) == len(units) - 1
+        assert len(tested) == len(units) or len(removed) == len(units) - 1
         assert network.width(name) >= 1
     assert max(len(s.units) for s in steps) <= rules.group_test
+
+
+# --- first looks --------------------------------------------------------------------------------------
+
+
+def every_other(units: int) -> np.ndarray:
+    """Every other unit is needed by the third class; the rest does a little harm to one class each."""
+    damage = np.zeros((units, MANY))
+    damage[::2, 2] = 0.5
+    damage[1::2] = 0.001 * np.eye(MANY)[np.arange(units // 2) % MANY]
+    return damage
+
+
+def evaluated(damage: np.ndarray, first_look: float) -> tuple[int, dict[str, list[int]]]:
+    network = Additive({"g": damage}, Rules(align=1, first_look=first_look))
+    steps, _ = network.run()
+    return sum(step.evaluated for step in steps), network.gone
+
+
+def test_first_looks_find_the_same_with_fewer_images() -> None:
+    looking, gone = evaluated(every_other(40), 1 / 16)
+    testing, gone_without = evaluated(every_other(40), 1)
+    assert gone == gone_without == {"g": list(range(1, 40, 2))}
+    assert looking < 0.7 * testing
+
+
+def test_what_a_first_look_missed_is_found_together_and_tried_again() -> None:
+    damage = np.zeros((12, MANY))
+    damage[[1, 6], MANY - 1] = 0.5  # the last class, which nobody asks at first
+    network = Additive({"g": damage}, Rules(align=1))
+    steps, _ = network.run()
+    assert network.gone["g"] == [0, 2, 3, 4, 5, 7, 8, 9, 10, 11]
+    refused = [s for s in steps if not s.removed and s.note == TOGETHER]
+    assert refused
+    assert all(step.worst_class == MANY - 1 for step in refused)
+    last = {unit: step.removed for step in steps for unit in step.units}
+    assert [unit for unit, removed in last.items() if not removed] == [1, 6]
 
 
 def test_group_tests_grow_and_halve_until_the_culprit_is_found() -> None:

@@ -13,6 +13,8 @@ from edgeprune.records import Doubles, Finding, Step
 
 MIN_SHARD = 8
 """Images that one evaluation runs together at least."""
+FEWEST_SHARDS = 2
+"""Of a first look."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +38,13 @@ class Outcome:
     worst_z: float
     worst_class: int
     evaluated: int
+    z: Doubles
+    """Of every test; NaN where not all its images were looked at."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every class was looked at."""
+        return not bool(np.isnan(self.z).any())
 
     def step(self, units: Mapping[str, Sequence[int]]) -> Step:
         """The record of the intervention that took these units out, by group; at least one group."""
@@ -92,7 +101,7 @@ class Alone:
 
 @dataclass(slots=True, eq=False)
 class Examiner:
-    """Judges interventions; the classes that came out worst last are asked first.
+    """Judges interventions; the classes that have least to lose are asked first.
 
     Attributes:
         judge: Judges scores against the dense network's.
@@ -110,15 +119,21 @@ class Examiner:
     def __post_init__(self) -> None:
         self._order = list(self.shards)
 
-    def examine(self, scores: Callable[[Shard], Doubles]) -> Outcome:
-        """The outcome of an intervention that gives these scores."""
+    def examine(self, scores: Callable[[Shard], Doubles], *, share: float = 1.0) -> Outcome:
+        """The outcome of an intervention that gives these scores.
+
+        Args:
+            scores: Scores of one shard.
+            share: Of the images, how many to look at: whole shards, at least two. Below 1, only a refusal
+                is sure.
+        """
         judge = self.judge
         z = np.full(judge.tests, np.nan)
         changed = np.full(len(judge.dense), np.nan)
         waiting = [len(test_class.places) for test_class in judge.classes]
         effects, looked_at, evaluated = 0.0, 0, 0
         finding = Finding.NEUTRAL
-        for shard, found in self._each(scores):
+        for shard, found in self._each(scores, self._first(share)):
             places = np.arange(shard.scores.start, shard.scores.stop)
             changed[shard.scores] = found
             effects += judge.effect(places, found) * len(places)
@@ -143,17 +158,37 @@ class Examiner:
             worst_z=float(np.nanmin(z)),
             worst_class=int(np.nanargmin(z)),
             evaluated=evaluated,
+            z=z,
         )
 
     def all_scores(self, scores: Callable[[Shard], Doubles]) -> Doubles:
         """All scores, in their order."""
         return np.concatenate(self.crew.gather(scores, self.shards))
 
-    def _each(self, scores: Callable[[Shard], Doubles]) -> Iterator[tuple[Shard, Doubles]]:
-        order, step = self._order, self.crew.at_once
+    def _first(self, share: float) -> Sequence[Shard]:
+        """The first shards with this share of the images; all of them where a class is in several."""
+        if sum(len(shard.classes) for shard in self.shards) > len(self.judge.classes):
+            return self._order
+        sizes = np.cumsum([shard.images.stop - shard.images.start for shard in self._order])
+        enough = int(np.searchsorted(sizes, share * sizes[-1])) + 1
+        return self._order[: max(enough, FEWEST_SHARDS)]
+
+    def _each(
+        self, scores: Callable[[Shard], Doubles], order: Sequence[Shard]
+    ) -> Iterator[tuple[Shard, Doubles]]:
+        step = self.crew.at_once
         for first in range(0, len(order), step):
             some = order[first : first + step]
             yield from zip(some, self.crew.gather(scores, some), strict=True)
+
+    def sort_(self, z: Doubles) -> None:
+        """Ask first those classes that come closest to their limits in the current network.
+
+        A refusal of one unit of MobileNetV2 took 24 images this way, 35 where the class that came out worst
+        last came first, and 13 in the best of all orders.
+        """
+        slack = z / self.judge.quantiles
+        self._order = sorted(self.shards, key=lambda shard: float(min(slack[list(shard.classes)])))
 
     def put_first_(self, number: int) -> None:
         """Ask this class first next time."""

@@ -38,14 +38,20 @@ class Schedule:
     def shrink_(self, size: int) -> None:
         self._size = size
 
-    def record_(self, step: Step) -> None:
-        """Go on after the test of the next units."""
+    def rewind_(self, place: int) -> None:
+        """Go on from an earlier unit, one by one: what was found out since does not hold."""
+        self.place, self._size, self._suspects = place, 1, 0
+
+    def take_(self, count: int) -> None:
+        """Go on after the next so many units were taken out."""
+        self.place += count
+        self._suspects = max(0, self._suspects - count)
+        self._size = (self._suspects + 1) // 2 or min(2 * count, self.most)
+
+    def refuse_(self, step: Step) -> None:
+        """Go on after the next units had to stay."""
         count = len(step.units)
-        if step.removed:
-            self.place += count
-            self._suspects = max(0, self._suspects - count)
-            self._size = (self._suspects + 1) // 2 or min(2 * count, self.most)
-        elif count > 1:
+        if count > 1:
             self._suspects, self._refusal, self._size = count, step, count // 2
         else:
             self.place += 1

@@ -5,7 +5,10 @@ network (our reconstruction: `Rules.reference`).
 Ours, with the same invariant (after every removal no class is significantly worse than dense at level α):
 
 * group test: after a removal the next test takes twice as many units at once, after a refusal half as many;
-* sure early exit: images are evaluated class by class, those that came out worst last first; the first class
+* first look: with group tests, a few units are tried on the classes that have least to lose, which suffices
+  to refuse them; what passes waits, until all that wait are tested together on every class. If they are
+  refused, the later half of them, and the units after those, are tried again;
+* sure early exit: images are evaluated class by class, those first that have least to lose; the first class
   that is significantly worse settles the verdict, whatever the others would say;
 * alignment: at the end of a group, units are given back until its width is a multiple of the target's step,
   and what is left is tested again, so that the guarantee holds for the network as deployed.
@@ -18,12 +21,17 @@ from dataclasses import dataclass, field, replace
 from math import gcd
 from typing import Literal, Protocol
 
-from edgeprune.causal.evaluation import Alone, Crew, Examiner, Shard
+from edgeprune.causal.evaluation import Alone, Crew, Examiner, Outcome, Shard
 from edgeprune.causal.schedule import Schedule
 from edgeprune.causal.verdict import Judge
 from edgeprune.records import ChannelGroup, Doubles, Finding, Step
 
 KNOWN = "known from the test of more units at once"
+TOGETHER = "together on all classes, after a first look at each"
+SMALL = 4
+"""Units that get a first look; more are tested on all classes at once."""
+FIRST_WAITING = 4
+"""Sets that wait, at most, for the first test together."""
 
 Removed = Mapping[str, tuple[int, ...]]
 
@@ -46,6 +54,8 @@ class Rules:
     group_test: int = 64
     """Most units tested at once; 1 is the published walk."""
     early_exit: bool = True
+    first_look: float = 1 / 16
+    """Share of the images that a first look takes; 1: every test is on all classes."""
     align: int = 8
     """Widths are multiples of this; 1 leaves them."""
     reference: Literal["dense", "current"] = "dense"
@@ -93,7 +103,7 @@ def walk(
         All steps, and why the walk ended.
     """
     examiner = Examiner(walker.judge, shards, early_exit=walker.rules.early_exit, crew=walker.crew)
-    run = _Run(walker, examiner, iter(recorded))
+    run = _Run(walker, examiner, iter(recorded), sorted=not walker.network.removed)
     stopped = "natural end: every unit was tested"
     for group in sorted(groups, key=lambda g: (walker.network.position(g), g.name)):
         walker.network.enter(group)
@@ -104,38 +114,110 @@ def walk(
 
 
 @dataclass(slots=True, eq=False)
+class _Visit:
+    """What is known of a group while its units are tested."""
+
+    group: ChannelGroup
+    schedule: Schedule
+    tested: dict[int, Step]
+    """How many units were removed when the network was found not critical, and the step."""
+    taken: list[int] = field(default_factory=list)
+    """Units removed, in order."""
+    passed: list[tuple[int, Sequence[int]]] = field(default_factory=list)
+    """Units that passed a first look, with the schedule's place before them."""
+
+    @property
+    def waiting(self) -> list[int]:
+        """Units that passed a first look, in order."""
+        return [unit for _, units in self.passed for unit in units]
+
+
+@dataclass(slots=True, eq=False)
 class _Run:
     walker: Walker
     examiner: Examiner
     recorded: Iterator[Step]
+    sorted: bool
+    """Whether the examiner asks the classes in the order of what the current network leaves them."""
     steps: list[Step] = field(default_factory=list)
     settled: int = 0
     moved: bool = False
     """Whether the network has changed since the reference was computed."""
+    blamed: list[int] = field(default_factory=list)
+    """Classes that refused what had passed a first look, since the network changed last."""
+    together: int = FIRST_WAITING
+    """Sets that may wait for a test together."""
+    next: Step | None = None
+    """Of the recorded steps, the one looked at but not taken yet."""
+    furthest: int = 0
+    """Most units settled so far: what waits may turn out not to be."""
 
     def visit(self, group: ChannelGroup) -> bool:
         """Test the units of a group; False when the limit on size left some of them untested."""
-        order = list(self.walker.order(group))
-        schedule = Schedule(order, self.walker.rules.group_test)
-        taken: list[int] = []
-        tested = {0: _untouched(group)}
-        within = True
-        while units := schedule.units(len(order) - 1 - len(taken)):
-            within = self._within(group, units)
-            if within:
-                step = self._intervene(group, units, done=schedule.place, known=schedule.known)
-                schedule.record_(step)
-                if step.removed:
-                    self.walker.network.remove_(group, units)
-                    self.moved = True
-                    taken += units
-                    tested[len(taken)] = step
-            elif len(units) > 1:
+        order, most = list(self.walker.order(group)), self.walker.rules.group_test
+        visit = _Visit(group, Schedule(order, most), {0: _untouched(group)})
+        while True:
+            waiting, schedule = visit.waiting, visit.schedule
+            left = len(order) - 1 - len(visit.taken)
+            units = schedule.units(min(left, most) - len(waiting))
+            within = not units or self._within(group, [*waiting, *units])
+            if not within and len(units) > 1:
                 schedule.shrink_(len(units) // 2)
+            elif units and within:
+                self._try(visit, units)
+                if len(visit.passed) >= self.together:
+                    self._try_together(visit)
+            elif waiting:
+                self._try_together(visit)
             else:
                 break
-        self._settle(group, len(order), taken, tested)
+        self._settle(group, len(order), visit.taken, visit.tested)
         return within
+
+    def _try(self, visit: _Visit, units: Sequence[int]) -> None:
+        """Remove units, refuse them, or let them wait for the test together."""
+        rules, schedule, waiting = self.walker.rules, visit.schedule, visit.waiting
+        looks = rules.early_exit and rules.group_test > 1 and rules.reference == "dense"
+        step = self._intervene(
+            visit.group,
+            units,
+            waiting=waiting,
+            share=rules.first_look if looks and (waiting or len(units) <= SMALL) else 1.0,
+            done=schedule.place,
+            known=schedule.known,
+        )
+        if step is None:
+            visit.passed.append((schedule.place, units))
+        elif step.removed:
+            self._remove(visit, step)
+        else:
+            schedule.refuse_(step)
+            return
+        schedule.take_(len(units))
+
+    def _try_together(self, visit: _Visit) -> None:
+        """Remove what waits; while that is refused, its later half is to be tried again. One alone stays."""
+        while waiting := visit.waiting:
+            done = visit.schedule.place - len(waiting)
+            step = self._intervene(visit.group, waiting, done=done, note=TOGETHER)
+            assert step is not None, "a test on all images has a verdict"
+            if step.removed:
+                self.together *= 2
+                self._remove(visit, step)
+                return
+            self.together = max(1, self.together // 2)
+            half = len(visit.passed) // 2
+            visit.schedule.rewind_(visit.passed[half][0])
+            del visit.passed[half:]
+            if not half:
+                visit.schedule.refuse_(step)
+
+    def _remove(self, visit: _Visit, step: Step) -> None:
+        self.walker.network.remove_(visit.group, step.units)
+        self.moved = True
+        visit.passed.clear()
+        visit.taken += step.units
+        visit.tested[len(visit.taken)] = step
 
     def _within(self, group: ChannelGroup, units: Sequence[int]) -> bool:
         removed = self.walker.network.removed
@@ -166,7 +248,8 @@ class _Run:
         self.walker.network.restore_(group, units)
         self.moved = True
         note = f"{len(units)} units given back to align the width or keep the accuracy"
-        return self._intervene(group, (), done=group.units, known=known, note=note, returned=units).removed
+        step = self._intervene(group, (), done=group.units, known=known, note=note, returned=units)
+        return step is not None and step.removed
 
     def _intervene(  # noqa: PLR0913  # what is tested, and what is known of it already
         self,
@@ -174,30 +257,99 @@ class _Run:
         units: Sequence[int],
         *,
         done: int,
+        waiting: Sequence[int] = (),
+        share: float = 1.0,
         known: Step | None = None,
         note: str = "",
         returned: Sequence[int] = (),
-    ) -> Step:
-        step = next(self.recorded, None)
-        if self.walker.rules.reference == "current":
-            known = None  # it was compared with another network
-        if step is None and known is not None:
-            step = replace(known, units=tuple(units), evaluated=0, note=note or KNOWN)
+    ) -> Step | None:
+        """Take units out, and those that wait: the step that it comes to, None after a first look passed.
+
+        Args:
+            group: The group.
+            units: Those in question.
+            done: Units of the group settled before these.
+            waiting: Units that passed a first look.
+            share: Of the images, for a first look.
+            known: A step that tells the outcome.
+            note: Of the step.
+            returned: Units that were given back.
+        """
+        step, z = self._outcome(group, units, waiting=waiting, share=share, known=known, note=note)
         if step is None:
-            step = replace(self._evaluate(group, units), note=note)
+            return None
         step = replace(step, returned=tuple(returned))
-        assert (step.group, step.units) == (group.name, tuple(units)), "the journal is of another walk"
-        self.examiner.put_first_(step.worst_class)
+        self._order_classes(step, z)
         self.steps.append(step)
         settles = step.removed or len(units) == 1
-        self.walker.on_step(step, self.settled + done + (len(units) if settles else 0))
+        self.furthest = max(self.furthest, self.settled + done + (len(units) if settles else 0))
+        self.walker.on_step(step, self.furthest)
         return step
 
-    def _evaluate(self, group: ChannelGroup, units: Sequence[int]) -> Step:
-        if units:
-            self._refer_()
-        outcome = self.examiner.examine(lambda shard: self.walker.scores(shard, group, units))
-        return outcome.step({group.name: units})
+    def _outcome(  # noqa: PLR0913  # as above
+        self,
+        group: ChannelGroup,
+        units: Sequence[int],
+        *,
+        waiting: Sequence[int],
+        share: float,
+        known: Step | None,
+        note: str,
+    ) -> tuple[Step | None, Doubles | None]:
+        """The step, and z of every class where it was evaluated now."""
+        recorded = self._peek()
+        if recorded is not None:
+            same = (recorded.group, recorded.units) == (group.name, tuple(units))
+            if same and (recorded.note == TOGETHER) == (note == TOGETHER):
+                self.next = None
+                return recorded, None
+            assert share < 1, "the journal is of another walk"
+            return None, None  # else it would have been refused
+        if known is not None and self.walker.rules.reference == "dense":
+            return replace(known, units=tuple(units), evaluated=0, note=note or KNOWN), None
+        outcome = self._evaluate(group, [*waiting, *units], share)
+        step = replace(outcome.step({group.name: units}), note=note)
+        return (None if step.removed and not outcome.complete else step), outcome.z
+
+    def _peek(self) -> Step | None:
+        self.next = self.next or next(self.recorded, None)
+        return self.next
+
+    def _evaluate(self, group: ChannelGroup, units: Sequence[int], share: float) -> Outcome:
+        def scores(shard: Shard) -> Doubles:
+            return self.walker.scores(shard, group, units)
+
+        if not units:
+            return self._everything().examine(scores)
+        self._refer_()
+        if not self.sorted:
+            z = self._everything().examine(lambda shard: self.walker.scores(shard, group, ())).z
+            self._sort_(z)
+        return self.examiner.examine(scores, share=share)
+
+    def _everything(self) -> Examiner:
+        """Looks at all images, in their order."""
+        examiner = self.examiner
+        return Examiner(examiner.judge, examiner.shards, early_exit=False, crew=examiner.crew)
+
+    def _order_classes(self, step: Step, z: Doubles | None) -> None:
+        """Which classes the examiner asks first from now on."""
+        if self.walker.rules.reference == "current":
+            self.examiner.put_first_(step.worst_class)
+        elif step.removed or step.returned:
+            self.blamed.clear()
+            self.sorted = False
+            if z is not None:
+                self._sort_(z)
+        elif step.note == TOGETHER:
+            self.examiner.put_first_(step.worst_class)
+            self.blamed.append(step.worst_class)
+
+    def _sort_(self, z: Doubles) -> None:
+        self.examiner.sort_(z)
+        for number in self.blamed:
+            self.examiner.put_first_(number)
+        self.sorted = True
 
     def _refer_(self) -> None:
         """Compare with the current network from now on, where the rules say so."""

@@ -29,7 +29,7 @@ FILE = "edgeprune.toml"
 EXAMPLE = "example:digits"
 EXAMPLES = "example:"
 """What the names of bundled networks begin with; they bring their own images."""
-OF_TASK = {"classification": EXAMPLE, "segmentation": "example:scenes"}
+OF_TASK = {"classification": EXAMPLE, "segmentation": "example:scenes", "detection": "example:shapes"}
 """The bundled example of each task."""
 
 

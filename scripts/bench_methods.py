@@ -43,6 +43,12 @@ NETWORKS = {
         "weights": "models/cifar10_vit.pt",
         "data": "cifar10_shared_own_std",
     },
+    "camvid": {
+        "model": "python:tests.nets:camvid_espnet",
+        "weights": "models/camvid_espnet.pt",
+        "data": "camvid_shared",
+        "task": "segmentation",
+    },
     "mobilenet_v2": {
         "model": "torchvision:mobilenet_v2",
         "weights": "models/imagenet_mobilenet_v2.pt",

@@ -19,12 +19,13 @@
 
 from edgeprune.calibration.assemble import load
 from edgeprune.calibration.inputs import batches, images, input_spec, labels
-from edgeprune.calibration.overlays import differing, painted
+from edgeprune.calibration.overlays import boxed, differing, painted
 from edgeprune.calibration.pixels import preprocess_image
 from edgeprune.calibration.thumbnails import thumbnails
 
 __all__ = [
     "batches",
+    "boxed",
     "differing",
     "images",
     "input_spec",

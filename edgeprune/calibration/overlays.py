@@ -1,21 +1,23 @@
-"""What networks answer, painted over what they see: classes of pixels as colours."""
+"""What networks answer, painted over what they see: classes of pixels as colours, boxes with their names."""
 
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from edgeprune.calibration.thumbnails import as_uri, picture
-from edgeprune.records import IGNORED, Floats, Labels, Preprocess
+from edgeprune.records import IGNORED, Doubles, Floats, Labels, Preprocess
 
 MOST_PIXELS = 240
 """Longer side of a picture."""
 GOLDEN = 0.618034
 """Hues this far apart on the circle never meet again."""
 COLOR_SHARE = 0.55
+FONT_PIXELS = 10
 DIFFERENT = (230, 30, 60)
 
 
@@ -30,6 +32,34 @@ def differing(inputs: Floats, preprocess: Preprocess, one: Labels, other: Labels
     ground = picture(inputs, preprocess, most=MOST_PIXELS).convert("L").convert("RGB")
     different = np.where(one == other, IGNORED, 0)
     return as_uri(_blended(ground, different, np.array([DIFFERENT], dtype=np.uint8)))
+
+
+def boxed(inputs: Floats, preprocess: Preprocess, rows: Doubles, names: Sequence[str]) -> str:
+    """Return one image, shape (C, H, W), under boxes, as a data URI; small images are enlarged.
+
+    Args:
+        inputs: The image.
+        preprocess: What turned it into an input.
+        rows: Of each box: class, score (negative: none to tell), x0, y0, x1, y1 in pixels of the input.
+        names: Of the classes.
+    """
+    height, width = inputs.shape[1:]
+    ground = picture(inputs, preprocess, most=max(height, width)).convert("RGB")
+    factor = MOST_PIXELS / max(height, width)
+    if factor > 1:
+        factor = float(int(factor))  # whole pixels stay whole
+    size = max(round(width * factor), 1), max(round(height * factor), 1)
+    ground = ground.resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BILINEAR)
+    pen, table, font = ImageDraw.Draw(ground), colors(len(names)), ImageFont.load_default(FONT_PIXELS)
+    for kind, score, *corners in rows[np.argsort(rows[:, 1], kind="stable")].tolist():
+        x0, y0, x1, y1 = (round(corner * factor) for corner in corners)
+        color = tuple(table[int(kind)].tolist())
+        pen.rectangle((x0, y0, max(x1 - 1, x0), max(y1 - 1, y0)), outline=color, width=2)
+        words = names[int(kind)] if score < 0 else f"{names[int(kind)]} {score:.2f}"
+        top = y0 - FONT_PIXELS - 2 if y0 >= FONT_PIXELS + 2 else y0
+        pen.rectangle((x0, top, x0 + pen.textlength(words, font=font) + 2, top + FONT_PIXELS + 2), fill=color)
+        pen.text((x0 + 1, top), words, fill=(0, 0, 0), font=font)
+    return as_uri(ground)
 
 
 def colors(count: int) -> NDArray[np.uint8]:

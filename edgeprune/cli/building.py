@@ -74,7 +74,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     model: Annotated[
         str | None,
         typer.Option(
-            help="torchvision:NAME, python:module:factory, python:file.py:factory, FILE.pt2, example:scenes.",
+            help="torchvision:NAME, python:module:factory, python:file.py:factory, FILE.pt2, example:NAME.",
             rich_help_panel=INPUT,
         ),
     ] = None,

@@ -11,13 +11,13 @@ from edgeprune import channels, measure, target, zoo
 from edgeprune.config import EXAMPLE, EXAMPLES, BuildConfig
 from edgeprune.data_files import data_folder
 from edgeprune.errors import ConfigError
-from edgeprune.example import write_scenes
+from edgeprune.example import write_scenes, write_shapes
 from edgeprune.pipeline.digests import digest
 from edgeprune.pipeline.own_rules import read_rules
 from edgeprune.records import Target
 
 EXAMPLE_DATA = "digits"
-SCENES = "scenes"
+RENDERED = {f"{EXAMPLES}scenes": write_scenes, f"{EXAMPLES}shapes": write_shapes}
 TORCHVISION = "torchvision:"
 STEP, WIDE_STEP = 8, 16
 
@@ -53,12 +53,13 @@ class Inputs:
         return cls(config=config, target=chosen, loaded=loaded, rules=rules, started=started)
 
 
-def _scenes(folder: Path) -> Path:
-    """The rendered example's images and their description, in the run folder."""
-    place = folder / "data" / f"{SCENES}.toml"
+def _rendered(model: str, folder: Path) -> Path:
+    """A rendered example's images and their description, in the run folder."""
+    name = model.removeprefix(EXAMPLES)
+    place = folder / "data" / f"{name}.toml"
     if not place.is_file():
-        write_scenes(place.with_suffix(".npz"))
-        place.write_bytes((data_folder("calibration") / SCENES / "run.toml").read_bytes())
+        RENDERED[model](place.with_suffix(".npz"))
+        place.write_bytes((data_folder("calibration") / name / "run.toml").read_bytes())
     return place
 
 
@@ -76,7 +77,7 @@ def cpu_step(profile: Target) -> int:
 def data_source(config: BuildConfig, folder: Path) -> str:
     """The data to use: the example brings its own, a torchvision data set is written as arrays first."""
     if config.data is None:
-        return EXAMPLE_DATA if config.model == EXAMPLE else str(_scenes(folder))
+        return EXAMPLE_DATA if config.model == EXAMPLE else str(_rendered(config.model, folder))
     if not config.data.startswith(TORCHVISION):
         return config.data
     name, _, root = config.data.removeprefix(TORCHVISION).partition(":")

@@ -302,8 +302,9 @@ class PicturedAnswer:
     names: tuple[str, ...]
     """What each picture (a data URI) shows: `input`, `labelled`, `dense` ..."""
     pictures: tuple[str, ...]
+    score: str
+    """What says how good each answer is, as `Accuracy.per_image`: `mIoU` ..."""
     dense: float
-    """How good each answer is, as `Accuracy.per_image`."""
     deployed: float
 
 

@@ -23,7 +23,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from edgeprune.data_files import data_folder
 from edgeprune.errors import ModelError
-from edgeprune.example import SCENE_CLASSES, digits_net, scenes_net
+from edgeprune.example import SCENE_CLASSES, digits_net, scenes_net, shapes_net
 from edgeprune.records import Preprocess
 from edgeprune.zoo import programs
 
@@ -329,6 +329,7 @@ EXAMPLES = {
         digits_net, Preprocess(color="gray", resize=(32, 32), mean=(0.5,), std=(0.5,)), tuple("0123456789")
     ),
     "scenes": Example(scenes_net, Preprocess(mean=(0.5,), std=(0.5,)), SCENE_CLASSES),
+    "shapes": Example(shapes_net, Preprocess(mean=(0.5,), std=(0.5,)), SCENE_CLASSES[1:]),
 }
 KINDS: dict[str, Callable[[str, str | None], Source]] = {
     "torchvision": _torchvision,

@@ -12,13 +12,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from tiny_builds import measure_nothing
 
-from edgeprune import calibration, tasks
+from edgeprune import calibration, export, runtime, tasks
 from edgeprune.config import make_config
 from edgeprune.errors import DataError, ModelError
 from edgeprune.pipeline import build
 from edgeprune.records import CalibrationSet, InputSpec, Split
 from edgeprune.tasks.detection import matched
-from edgeprune.zoo import detecting
+from edgeprune.zoo import decoding, detecting
 
 pytest.importorskip("pycocotools")
 
@@ -261,6 +261,36 @@ def make():
 """
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("runtime_name", ["onnxruntime", "openvino"])
+@pytest.mark.slow
+def test_boxes_inside_the_file_are_those_of_the_detector(tmp_path: Path, runtime_name: str) -> None:
+    names: dict[str, object] = {}
+    exec(SOURCE, names)  # noqa: S102 -- the constant above
+    torch.manual_seed(1)
+    detector, spec = names["make"]().eval(), InputSpec(shape=(3, 32, 32))
+    core, finish = detecting(detector, spec)
+    export.to_onnx(core, spec, tmp_path / "net.onnx")
+    made = tmp_path / "boxes.onnx"
+    export.with_boxes(tmp_path / "net.onnx", made, decoding(detector, spec))
+    path = made if runtime_name == "onnxruntime" else tmp_path / "boxes.xml"
+    if path != made:
+        export.to_openvino(made, path)
+    predict = runtime.load(path, runtime=runtime_name, threads=1)
+    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = finish(core(images).numpy())
+    assert sum(map(len, expected)) > 20
+    for image, rows in zip(images.numpy(), expected, strict=True):
+        found = predict(image[None])
+        assert found[:, 0].tolist() == rows[:, 0].tolist()
+        np.testing.assert_allclose(found, rows, atol=1e-3)
+
+
+def test_other_detectors_keep_their_step_in_python() -> None:
+    assert decoding(torch.nn.Linear(1, 1), InputSpec(shape=(3, 8, 8))) is None
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_build_of_an_ssd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,10 +326,19 @@ def test_a_build_of_an_ssd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
                 "align": 4,
                 "out": str(tmp_path / "out"),
                 "processes": 2,
+                "int8": True,
+                "int8_tool": "onnxruntime",
+                "forms": ["boxes"],
+                "frame": "32x32",
             }
         )
     )
     dense, pruned = (report.accuracy[name] for name in ("dense", "pruned"))
+    assert 0 < report.accuracy["pruned+int8"].top1.value < dense.top1.value
+    assert {"boxes", "frame"} <= set(report.forms)
+    (shown, *_) = report.pictured
+    assert shown.names == ("input", "labelled", "dense", "pruned+int8")
+    assert len(set(shown.pictures)) > 2, "boxes are drawn"
     assert dense.metric == "mAP@[.5:.95]"
     assert dense.top1.value > pruned.top1.value
     assert report.plan.param_ratio > 0.1

@@ -12,12 +12,14 @@
 | pixels.py | from a decoded image to an input, equal to torchvision's transforms |
 | boxes.py | objects with their corners: COCO, VOC, .npz |
 | masks.py | a class number for each pixel |
+| guessing.py | what images are labelled with, and a description of a folder that has none |
 | inputs.py | from a CalibrationSet to batches |
 | overlays.py | answers painted over inputs |
 | thumbnails.py | inputs turned back into small pictures |
 """
 
 from edgeprune.calibration.assemble import load
+from edgeprune.calibration.guessing import describe_folder, guess_kind
 from edgeprune.calibration.inputs import batches, images, input_spec, labels
 from edgeprune.calibration.overlays import boxed, differing, painted
 from edgeprune.calibration.pixels import preprocess_image
@@ -26,7 +28,9 @@ from edgeprune.calibration.thumbnails import thumbnails
 __all__ = [
     "batches",
     "boxed",
+    "describe_folder",
     "differing",
+    "guess_kind",
     "images",
     "input_spec",
     "labels",

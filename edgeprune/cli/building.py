@@ -227,7 +227,9 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     ] = None,
     forms: Annotated[
         list[str] | None,
-        typer.Option("--form", help="Also write: ort, optimized (for this CPU).", rich_help_panel=OUTPUT),
+        typer.Option(
+            "--form", help="Also write: ort, optimized (for this CPU), boxes.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     frame: Annotated[
         str | None,
@@ -235,7 +237,9 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     ] = None,
     frame_output: Annotated[
         str | None,
-        typer.Option(help="What it gives: scores, probabilities, class.", rich_help_panel=OUTPUT),
+        typer.Option(
+            help="What it gives: scores, probabilities, class; an SSD: boxes.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     simplify: Annotated[
         bool | None, typer.Option(help="Simplify the ONNX file \\[on].", rich_help_panel=OUTPUT)

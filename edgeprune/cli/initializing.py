@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 FILE = Path("edgeprune.toml")
 TORCHVISION = "torchvision:"
+DESCRIPTION = "data.toml"
+OF_FOLDERS = ("segmentation", "detection")
+"""Tasks whose images lie in a folder beside another one of answers."""
 LONG_WALK_SECONDS = 3600.0
 
 
@@ -33,6 +36,7 @@ def init(  # noqa: PLR0913, PLR0917  # one argument for each flag
     model: flags.Model = None,
     weights: flags.Weights = None,
     data: flags.Data = None,
+    task: flags.Task = None,
     target: flags.Target = None,
     samples_per_class: flags.SamplesPerClass = None,
     out: Annotated[Path, typer.Option(help="The file to write.", rich_help_panel=flags.OUTPUT)] = FILE,
@@ -53,20 +57,44 @@ def init(  # noqa: PLR0913, PLR0917  # one argument for each flag
         "model": model,
         "weights": weights,
         "data": data,
+        "task": task,
         "target": target,
         "samples_per_class": samples_per_class,
     }
-    settings = flags.settings(given, None)
+    settings, description = flags.settings(given, None), None
+    if data is not None and Path(data).is_dir() and task in (None, *OF_FOLDERS):
+        settings, description = described(given, out, force=force)
+    if task is None and data is not None:
+        from edgeprune.pipeline.tasking import guess_task
+
+        settings = flags.settings({**given, "data": settings.data, "task": guess_task(settings)}, None)
     with watching(quiet=Settings.quiet or as_json) as watcher:
         from edgeprune.pipeline.beginning import first_look
         from edgeprune.report import write_text
 
         seen = first_look(settings, watcher=watcher)
     write_text(out, settings_text(settings, seen, out.resolve().parent))
+    if description is not None:
+        seen = replace(seen, notes=(f"described the folder in {description}; look at it", *seen.notes))
     if as_json:
         typer.echo(json.dumps({"file": str(out), **asdict(seen)}, indent=1))
     else:
         show(seen, out)
+
+
+def described(given: dict[str, object], out: Path, *, force: bool) -> tuple[BuildConfig, Path | None]:
+    """Settings with a description of a folder of images beside their masks or boxes, which is written."""
+    from edgeprune import calibration
+    from edgeprune.report import write_text
+
+    text = calibration.describe_folder(Path(str(given["data"])))
+    if text is None:
+        return flags.settings(given, None), None
+    place = out.with_name(DESCRIPTION)
+    if place.exists() and not force:
+        raise ConfigError(f"{place}: is there already; give it as --data, or --force to replace it.")
+    write_text(place, text)
+    return flags.settings({**given, "data": str(place)}, None), place
 
 
 def show(seen: FirstLook, out: Path) -> None:
@@ -112,7 +140,12 @@ def settings_text(settings: BuildConfig, seen: FirstLook, folder: Path) -> str:
     """The settings file; what is commented out shows its default, or an example."""
     frozen = ", ".join(f"{reason}: {axes}" for reason, axes in seen.frozen.items()) or "none"
     images = ", ".join(f"{count} {split}" for split, count in seen.images.items())
-    given = {"model": settings.model, "weights": settings.weights, "data": settings.data}
+    given = {
+        "model": settings.model,
+        "weights": settings.weights,
+        "data": settings.data,
+        "task": settings.task,
+    }
     lines = [
         "# Settings of `edgeprune build -c edgeprune.toml`, written by `edgeprune init`; edit at will.",
         "# Every flag of `edgeprune build` has its twin here; flags win. Paths are relative to this file.",

@@ -12,9 +12,10 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgeprune.errors import ModelError
 from edgeprune.export import processing
+from edgeprune.export.detections import end_with_boxes_
 from edgeprune.export.metadata import description_of, write_
 from edgeprune.export.writing import save, staged
-from edgeprune.records import Preprocess
+from edgeprune.records import Decoding, Preprocess
 
 SMALLEST = 1024
 """Weights of fewer elements stay in 32 bits: they take no room."""
@@ -80,14 +81,15 @@ def to_ort(source: Path, path: Path, *, for_this_cpu: bool = False) -> None:
 
 
 def with_processing(
-    source: Path, path: Path, preprocess: Preprocess, *, frame: tuple[int, int], end: End
+    source: Path, path: Path, preprocess: Preprocess, *, frame: tuple[int, int], end: End | Decoding
 ) -> None:
     """Write a network that reads frames as a camera gives them, uint8 (1, height, width, channels).
 
     Args:
         source: The verified network.
         frame: Height and width of the frames.
-        end: What it gives: the scores as they are, their softmax, or the number of the best class.
+        end: What it gives: the scores as they are, their softmax, or the number of the best class; of a
+            detector its detections, as `with_boxes` says.
 
     Raises:
         ModelError: The frames do not come out in the size that the network reads.
@@ -95,7 +97,10 @@ def with_processing(
     network = onnx.load(source)
     before = processing.before(network, preprocess, frame)
     made = joined(before, network)
-    processing.end_with_(made, end)
+    if isinstance(end, Decoding):
+        end_with_boxes_(made, end)
+    else:
+        processing.end_with_(made, end)
     write_(made, description_of(network))
     onnx.checker.check_model(made)
     save(made, path)

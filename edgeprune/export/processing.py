@@ -158,7 +158,8 @@ def end_with_(model: ModelProto, end: str) -> None:
         kind, dims = TensorProto.FLOAT, list(scores.type.tensor_type.shape.dim)
     else:
         made = helper.make_node("ArgMax", [name], [CLASS], CLASS, axis=1, keepdims=0)
-        kind, dims = TensorProto.INT64, list(scores.type.tensor_type.shape.dim)[:1]
+        kind, dims = TensorProto.INT64, list(scores.type.tensor_type.shape.dim)
+        dims = [dims[0], *dims[2:]]
     model.graph.node.append(made)
     sizes = [dim.dim_param or dim.dim_value for dim in dims]
     del model.graph.output[:]

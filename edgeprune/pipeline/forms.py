@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from edgeprune import export
+from edgeprune import export, runtime, zoo
 from edgeprune.calibration.pixels import preprocess_image
 from edgeprune.errors import ConfigError
 from edgeprune.pipeline.deploying import outputs
 from edgeprune.pipeline.digests import digest
-from edgeprune.records import Artifact, Export, Floats, Parity, Report
+from edgeprune.records import Artifact, Decoding, Export, Floats, Parity, Report
 
 if TYPE_CHECKING:
     from edgeprune.pipeline.building import Build  # which hands itself over
 
 FOLDER = "forms"
 OWN_LIMIT = 1e-3
+EXACT_BOXES = 1e-3
 FRAME_LIMIT = 0.05
 """Resizing rounds pixels to whole numbers, now and then to another one than Pillow."""
 FRAMES = 4
@@ -60,7 +61,8 @@ def form(build: Build, name: str) -> Export:
         (build.folder.path / FOLDER).mkdir(exist_ok=True)
         source = verified(build)
         path = build.folder.path / FOLDER / f"{build.deployed.replace('+', '-')}-{name}"
-        return framed(build, source, path) if name == "frame" else own(build, source, path, name)
+        made = {"frame": framed, "boxes": boxed}.get(name)
+        return made(build, source, path) if made else own(build, source, path, name)
 
     return build.stage(f"form-{name}", Export, inputs, make, files=lambda made: made.files)
 
@@ -88,8 +90,9 @@ def own(build: Build, source: Path, path: Path, name: str) -> Export:
 
 def framed(build: Build, source: Path, path: Path) -> Export:
     """The network with the processing of images inside, compared on frames of noise."""
-    frame, end = build.config.frame, build.config.frame_output
+    frame = build.config.frame
     assert frame is not None
+    end = ending(build)
     made, scores = path.with_suffix(".onnx"), path.with_name(f".tmp-{path.name}.onnx")
     export.with_processing(source, scores, build.data.preprocess, frame=frame, end="scores")
     deployed = made
@@ -109,6 +112,48 @@ def framed(build: Build, source: Path, path: Path) -> Export:
     if deployed != made:
         export.to_openvino(made, deployed)
     return described(build, deployed, made, parity, build.target.runtime)
+
+
+def ending(build: Build) -> export.End | Decoding:
+    """What a network with the processing of images inside gives; a detector: its boxes where they fit in."""
+    if build.config.task == "detection":
+        return zoo.decoding(build.loaded.module, build.spec) or "scores"
+    return build.config.frame_output
+
+
+def boxed(build: Build, source: Path, path: Path) -> Export:
+    """The detector with its post-processing inside, compared with the detector's own on real images."""
+    decoding = zoo.decoding(build.loaded.module, build.spec) if build.config.task == "detection" else None
+    if decoding is None:
+        raise ConfigError(
+            "--form boxes: only the post-processing of an SSD fits in a file; leave it out, and see "
+            "docs/tasks.md for the step in Python."
+        )
+    made = path.with_suffix(".onnx")
+    export.with_boxes(source, made, decoding)
+    deployed = made
+    if build.target.runtime == "openvino":
+        deployed = made.with_suffix(".xml")
+        export.to_openvino(made, deployed)
+    setting, images = (build.target.runtime, build.target.threads), build.sample.images
+    network = build.folder.path / build.exports[build.deployed].artifact.path
+    expected = build.task.kept(outputs(network, *setting, images), build.sample.labels)
+    predict = runtime.load(deployed, runtime=setting[0], threads=setting[1])
+    found = np.stack(
+        [aligned(rows, predict(image[None])) for rows, image in zip(expected, images, strict=True)]
+    )
+    parity = export.parity(f"{build.deployed}: scores -> boxes inside", expected, found, limit=EXACT_BOXES)
+    return described(build, deployed, made, parity, build.target.runtime)
+
+
+def aligned(rows: Floats, found: Floats) -> Floats:
+    """For each detection the nearest one of its class among those found, whose order may be another."""
+    result = np.full_like(rows, -1.0)
+    for place, row in zip(result, rows, strict=True):
+        same = found[found[:, 0] == row[0]]
+        if len(same):
+            place[:] = same[np.abs(same - row).max(axis=1).argmin()]
+    return result
 
 
 def frames(build: Build, frame: tuple[int, int]) -> Floats:

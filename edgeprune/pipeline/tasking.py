@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from pathlib import Path
 
-from edgeprune import tasks, zoo
+from edgeprune import calibration, tasks, zoo
+from edgeprune.config import BuildConfig
+from edgeprune.data_files import data_folder
 from edgeprune.errors import ModelError
 from edgeprune.records import Kind
 
@@ -26,6 +29,16 @@ def task_settings(name: str) -> dict[str, object]:
     own = inspect.getmodule(zoo.find_function(name)) if name.startswith(OWN) else None
     code = "" if own is None else inspect.getsource(own)
     return {"task": name, "code": code}
+
+
+def guess_task(config: BuildConfig) -> str:
+    """The task that a network and its images are for, as far as they say so."""
+    if config.data is not None and not config.data.startswith("torchvision:"):
+        kind = calibration.guess_kind(config.data, (Path("calibration"), data_folder("calibration")))
+        found = next((task for task, known in KINDS.items() if known == kind), None)
+        if found is not None and kind != "classes":
+            return found
+    return zoo.task_of(config.model) or "classification"
 
 
 def make_task(name: str, classes: Sequence[str], finish: zoo.Finish | None = None) -> tasks.Task:

@@ -44,6 +44,27 @@ class Target:
     """A file for `ssh -F` instead of the user's own."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Decoding:
+    """How an SSD makes detections of the one tensor that it gives: offsets of boxes to anchors, scores."""
+
+    anchors: Doubles
+    """Corners x0, y0, x1, y1 in pixels of the input, shape (anchors, 4)."""
+    weights: tuple[float, ...]
+    """Offsets are divided by these: of x, y, width, height."""
+    most_growth: float
+    """Natural logarithm of how many times as large as its anchor a box may be."""
+    size: tuple[int, int]
+    """Height and width of the input."""
+    score_from: float
+    overlap: float
+    """IoU from which the less sure of two boxes of a class goes."""
+    candidates: int
+    """Boxes of each class, at most."""
+    most: int
+    """Boxes of an image, at most."""
+
+
 class Figure(StrEnum):
     """What a limit can be set on; the names in edgeprune.toml."""
 

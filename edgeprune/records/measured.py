@@ -345,7 +345,7 @@ class Report:
     quantized: dict[str, Quantized] = field(default_factory=dict)
     """How the int8 variants were made."""
     forms: dict[str, Artifact] = field(default_factory=dict)
-    """Other forms of the deployed network: `ort`, `optimized` (for this CPU), `frame` (reads frames)."""
+    """Other forms of the deployed network: `ort`, `optimized` (for this CPU), `frame` (reads frames) ..."""
     candidates: tuple[Candidate, ...] = ()
     """Networks along the trajectory, the dense one first; empty in older reports."""
     changed: tuple[ChangedImage, ...] = ()

@@ -16,12 +16,22 @@ from torch import nn
 
 from edgeprune.errors import ModelError
 from edgeprune.records import Preprocess
-from edgeprune.zoo.boxes import Finish, detecting
+from edgeprune.zoo.boxes import Finish, decoding, detecting
 from edgeprune.zoo.datasets import torchvision_data
-from edgeprune.zoo.sources import Source, find_function, find_object, find_source
+from edgeprune.zoo.sources import Source, find_function, find_object, find_source, task_of
 from edgeprune.zoo.weights import State, fit_, head_classes, matched, read_state
 
-__all__ = ["Finish", "Loaded", "detecting", "find_function", "find_object", "load", "torchvision_data"]
+__all__ = [
+    "Finish",
+    "Loaded",
+    "decoding",
+    "detecting",
+    "find_function",
+    "find_object",
+    "load",
+    "task_of",
+    "torchvision_data",
+]
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from torchvision.models import detection
 from torchvision.models.detection.image_list import ImageList
 
 from edgeprune.errors import ModelError
-from edgeprune.records import Floats, InputSpec
-from edgeprune.zoo.detection import ONE_STAGE, DetectorCore, features_of
+from edgeprune.records import Decoding, Floats, InputSpec
+from edgeprune.zoo.detection import ONE_STAGE, TWO_STAGES, DetectorCore, features_of
 
 Finish = Callable[[Floats], Sequence[NDArray[np.floating[Any]]]]
 """Outputs of some images -> detections of each: rows (class, score, x0, y0, x1, y1), pixels of the input.
@@ -53,6 +53,12 @@ def detecting(module: nn.Module, spec: InputSpec) -> tuple[nn.Module, Finish]:
     """
     if isinstance(module, ONE_STAGE):
         return OneTensor(module).eval(), _finish(module, spec)
+    if isinstance(module, TWO_STAGES):
+        raise ModelError(
+            f"{type(module).__name__}: its second stage looks at as many regions as its first one finds, and "
+            "no file of fixed shapes holds that; give a one-stage detector "
+            f"({', '.join(kind.__name__ for kind in ONE_STAGE)})."
+        )
     own = getattr(module, "detections", None)
     if callable(own):
         return module, own
@@ -62,12 +68,34 @@ def detecting(module: nn.Module, spec: InputSpec) -> tuple[nn.Module, Finish]:
     )
 
 
-def _finish(detector: Any, spec: InputSpec) -> Finish:  # Any: nn.Module types no attributes
+def decoding(module: nn.Module, spec: InputSpec) -> Decoding | None:
+    """How a detector makes boxes of its one tensor, where that fits in a file (SSD, SSDLite); else None."""
+    if not isinstance(module, detection.ssd.SSD):
+        return None
+    detector: Any = module  # Any: nn.Module types no attributes
+    return Decoding(
+        anchors=_anchors(detector, spec)[0].double().numpy(),
+        weights=tuple(map(float, detector.box_coder.weights)),
+        most_growth=float(detector.box_coder.bbox_xform_clip),
+        size=spec.shape[1:],
+        score_from=float(detector.score_thresh),
+        overlap=float(detector.nms_thresh),
+        candidates=int(detector.topk_candidates),
+        most=int(detector.detections_per_img),
+    )
+
+
+def _anchors(detector: Any, spec: InputSpec) -> tuple[Tensor, list[int]]:  # Any: the same
+    """Anchors of an image, and the pixels of each level of features."""
     with torch.inference_mode():
         image = torch.zeros(1, *spec.shape)
         features = list(features_of(detector, image).values())
-        anchors = detector.anchor_generator(ImageList(image, [spec.shape[1:]]), features)[0]
-    sizes = [level.shape[2] * level.shape[3] for level in features]
+        anchors: Tensor = detector.anchor_generator(ImageList(image, [spec.shape[1:]]), features)[0]
+    return anchors, [level.shape[2] * level.shape[3] for level in features]
+
+
+def _finish(detector: Any, spec: InputSpec) -> Finish:  # Any: nn.Module types no attributes
+    anchors, sizes = _anchors(detector, spec)
 
     def finish(outputs: Floats) -> list[NDArray[np.floating[Any]]]:
         count = len(outputs)
@@ -76,7 +104,7 @@ def _finish(detector: Any, spec: InputSpec) -> Finish:  # Any: nn.Module types n
         if not isinstance(detector, detection.ssd.SSD):
             per_level = [size * len(anchors) // sum(sizes) for size in sizes]
             given = {name: list(value.split(per_level, dim=1)) for name, value in given.items()}
-            each = [list(anchors.split(per_level))] * count
+            each = [list(torch.split(anchors, per_level))] * count
         with torch.inference_mode():
             found = detector.postprocess_detections(given, each, [spec.shape[1:]] * count)
         return [

@@ -177,6 +177,13 @@ def _python(name: str, weights: str | None) -> Source:
     )
 
 
+def task_of(model: str) -> str | None:
+    """The task of one of torchvision's networks by its name; None for the user's own."""
+    name = model.removeprefix("torchvision:")
+    kinds = {"detection": models.detection, "segmentation": models.segmentation}
+    return next((task for task, kind in kinds.items() if name in models.list_models(kind)), None)
+
+
 def find_function(name: str) -> Callable[..., object]:
     """What `python:package.module:function` or `python:file.py:function` names: runs the user's code.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from sample_report import quantized_report
 from tiny_builds import measure_nothing
 
-from edgeprune import calibration, export, runtime, tasks
+from edgeprune import calibration, channels, export, runtime, surgery, tasks
 from edgeprune.config import make_config
 from edgeprune.errors import DataError, ModelError
 from edgeprune.pipeline import build
+from edgeprune.pipeline.forms import aligned
 from edgeprune.records import CalibrationSet, InputSpec, Split
 from edgeprune.tasks.detection import matched
 from edgeprune.zoo import decoding, detecting
@@ -295,7 +298,7 @@ def test_other_detectors_keep_their_step_in_python() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_a_build_of_an_ssd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random weights; labels are what the network detects, so that there is something to lose."""
-    measure_nothing(monkeypatch)
+    measure_nothing(monkeypatch, replace(quantized_report().measurement, quality="good", noise=()))
     (tmp_path / "net.py").write_text(SOURCE)
     names: dict[str, object] = {}
     exec(SOURCE, names)  # noqa: S102 -- the constant above
@@ -368,6 +371,61 @@ def test_post_processing_behind_one_tensor_is_the_detectors_own(name: str) -> No
     assert given[:, 0] == pytest.approx(expected["labels"].numpy() - 1)
     assert given[:, 1] == pytest.approx(expected["scores"].numpy(), abs=1e-5)
     assert given[:, 2:] == pytest.approx(expected["boxes"].numpy(), abs=1e-2)
+
+
+@pytest.mark.heavy
+@pytest.mark.filterwarnings("ignore")
+def test_ssdlite_is_cut_and_deployed_with_parity(tmp_path: Path) -> None:
+    """SSDLite320-MobileNetV3 with random weights: prune -> ONNX -> OpenVINO, its boxes inside as well."""
+    from torchvision import models
+
+    torch.manual_seed(0)
+    detector = models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None).eval()
+    spec = InputSpec(shape=(3, 320, 320))
+    core, finish = detecting(detector, spec)
+    coupling = channels.couple(channels.trace(core, spec))
+    removed = {g.name: tuple(range(g.units * 3 // 10)) for g in coupling.groups if g.units > 3}
+    graph, kept = channels.cut(coupling, removed, {}), channels.kept_indices(coupling, removed)
+    smaller = surgery.operate(core, kept, graph, spec, batch=None).module
+    before, after = (sum(p.numel() for p in m.parameters()) for m in (core, smaller))
+    assert after < 0.7 * before
+    images = torch.rand(2, 3, 320, 320, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        masked = channels.masked(coupling, removed)(images).numpy()
+        expected = smaller(images).numpy()
+    stages = [export.parity("masked -> cut", masked, expected, limit=1e-4)]
+    export.to_onnx(smaller, spec, tmp_path / "net.onnx")
+    export.simplify(tmp_path / "net.onnx")
+    export.to_openvino(tmp_path / "net.onnx", tmp_path / "net.xml")
+    for name, file in (("onnxruntime", "net.onnx"), ("openvino", "net.xml")):
+        outputs = runtime.load(tmp_path / file, runtime=name, threads=1)(images.numpy())
+        stages.append(export.parity(f"torch -> {name}", expected, outputs))
+    rows = decoding(detector, spec)
+    assert rows is not None
+    export.with_boxes(tmp_path / "net.onnx", tmp_path / "boxes.onnx", rows)
+    export.to_openvino(tmp_path / "boxes.onnx", tmp_path / "boxes.xml")
+    for name, file in (("onnxruntime", "boxes.onnx"), ("openvino", "boxes.xml")):
+        predict = runtime.load(tmp_path / file, runtime=name, threads=1)
+        found = [predict(image[None]) for image in images.numpy()]
+        own = [aligned(rows, given) for rows, given in zip(finish(expected), found, strict=True)]
+        assert min(map(len, own)) > 0
+        stages.append(
+            export.parity(f"boxes inside, {name}", np.concatenate(finish(expected)), np.concatenate(own))
+        )
+    print(f"{before:,} -> {after:,} parameters")  # seen with -s: figures for docs and notes
+    for line in stages:
+        print(f"{line.stage}: {line.error:.1e}")
+
+
+def test_two_stages_are_refused_in_one_line() -> None:
+    from torchvision import models
+
+    detector = models.get_model(
+        "fasterrcnn_mobilenet_v3_large_320_fpn", weights=None, weights_backbone=None
+    ).eval()
+    with pytest.raises(ModelError, match="second stage") as caught:
+        detecting(detector, InputSpec(shape=(3, 64, 64)))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_network_without_boxes_is_refused() -> None:

@@ -66,6 +66,8 @@ def end_with_boxes_(model: ModelProto, decoding: Decoding) -> None:
     boxes = decoded(graph, graph.part(raw.name, 0, 4, 2), decoding)
     shares = graph.add("Softmax", graph.part(raw.name, 4, LAST, 2), axis=2)
     scores = graph.add("Transpose", graph.part(shares, 1, LAST, 2), perm=[0, 2, 1])  # class 0 is no object
+    if decoding.candidates < len(decoding.anchors):
+        scores = surest_only(graph, scores, decoding.candidates)
     chosen = graph.add(
         "NonMaxSuppression",
         boxes,
@@ -93,6 +95,15 @@ def end_with_boxes_(model: ModelProto, decoding: Decoding) -> None:
     model.graph.output.append(
         helper.make_tensor_value_info(DETECTIONS, TensorProto.FLOAT, ["detections", COLUMNS])
     )
+
+
+def surest_only(graph: Graph, scores: str, count: int) -> str:
+    """Scores (1, classes, anchors), 0 for all but the surest of each class: they are no candidates."""
+    highest = graph.add("TopK", scores, np.array([count], dtype=np.int64), axis=2)
+    graph.model.graph.node[-1].output.append(f"{highest}/order")
+    least = graph.part(highest, count - 1, count, 2)
+    enough = graph.add("GreaterOrEqual", scores, least)
+    return graph.add("Where", enough, scores, np.array(0, dtype=np.float32))
 
 
 def decoded(graph: Graph, offsets: str, decoding: Decoding) -> str:

@@ -11,16 +11,26 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgeprune.pipeline.sweeping import Field
     from edgeprune.records import Curve
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
+VIT = {
+    "model": "python:tests.nets:cifar_vit",
+    "weights": "models/cifar10_vit.pt",
+    "data": "cifar10_shared_own_std",
+}
+UNITS = {"vit-ffn": "linear1", "vit-heads": "self_attn"}
+"""Networks of which only some groups are cut: what their names hold. Shares are of their units."""
 NETWORKS = {
     "example": {},
     "resnet20": {
@@ -38,11 +48,9 @@ NETWORKS = {
         "weights": "models/cifar10_densenet.pt",
         "data": "cifar10_shared_own_std",
     },
-    "vit": {
-        "model": "python:tests.nets:cifar_vit",
-        "weights": "models/cifar10_vit.pt",
-        "data": "cifar10_shared_own_std",
-    },
+    "vit": VIT,
+    "vit-ffn": VIT,
+    "vit-heads": VIT,
     "camvid": {
         "model": "python:tests.nets:camvid_espnet",
         "weights": "models/camvid_espnet.pt",
@@ -67,6 +75,7 @@ METHODS = (
     "tp-magnitude+bn,tp-taylor+bn,tp-lamp+bn,tp-bn-scale+bn,tp-magnitude,onnxsim-l2,onnxsim-wanda+ridge"
 )
 BEGIN, END = "<!-- curves: written by scripts/bench_methods.py -->", "<!-- end of curves -->"
+ROUNDING = 1e-9
 RATIOS = "0.05,0.1,0.15,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
 
 
@@ -78,14 +87,34 @@ def settings_of(name: str, data: Path, out: Path, align: int) -> dict[str, objec
     return {**settings, "out": out / name, "align": align}
 
 
+def of_units(field: Field, method: str, units: str) -> Curve:
+    """A curve over the share of units of some groups alone, the others left as they are."""
+    from edgeprune import channels
+    from edgeprune.pipeline.sweeping import curve, read_method
+
+    coupling = field.analysed.coupling
+    groups = tuple(group for group in coupling.groups if units in group.name)
+    members = {group.name: coupling.members[group.name] for group in groups}
+    coupling = replace(coupling, groups=groups, members=members)
+    costs = channels.Costs(coupling)
+    dense = costs.count({})[0]
+    left = [costs.count({g.name: range(round(r * g.units)) for g in groups})[0] for r in field.ratios]
+    ratios = [1 - params / dense + ROUNDING for params in left]
+    analysed = replace(field.analysed, coupling=coupling)
+    found = curve(replace(field, analysed=analysed, ratios=ratios), read_method(method))
+    points = zip(found.points, field.ratios, strict=True)
+    return replace(found, points=tuple(replace(point, asked=share) for point, share in points))
+
+
 def page(curves: dict[str, list[Curve]], text: str) -> str:
     """The page with its tables between the markers replaced."""
     lines: list[str] = []
     for network, found in curves.items():
         ordered = sorted(found, key=lambda curve: -curve.sauce.value)
-        dense = sum(ordered[0].dense) / len(ordered[0].dense)
+        dense, images = ordered[0].dense_accuracy, ordered[0].images or len(ordered[0].dense)
         ratios = [point.asked for point in ordered[0].points]
-        lines += [f"### {network}: dense {100 * dense:.2f} % on {len(ordered[0].dense)} images", ""]
+        metric = "" if ordered[0].metric == "top-1" else f" {ordered[0].metric}"
+        lines += [f"### {network}: dense{metric} {100 * dense:.2f} % on {images} images", ""]
         lines.append("| method | SAUCE [95 %] | / dense | " + " | ".join(f"{r:.0%}" for r in ratios) + " |")
         lines.append("|---" * (3 + len(ratios)) + "|")
         for curve in ordered:
@@ -107,6 +136,7 @@ def main() -> None:
     parser.add_argument("--networks", default="example,resnet20")
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--ratios", default=RATIOS)
+    parser.add_argument("--samples-per-class", type=int)
     parser.add_argument("--align", type=int, default=1)
     parser.add_argument("--allocation", default="global", help="of criteria: global, or uniform over layers")
     parser.add_argument("--page", type=Path, help="a page whose tables are written anew, like docs/method.md")
@@ -121,10 +151,16 @@ def main() -> None:
     ratios = [float(text) for text in args.ratios.split(",")]
     for name in args.networks.split(","):
         settings = settings_of(name, args.data, args.out, args.align)
-        config = make_config({**settings, "allocation": args.allocation})
+        config = make_config(
+            {**settings, "allocation": args.allocation, "samples_per_class": args.samples_per_class}
+        )
         for method in args.methods.split(","):
-            others = {method: lambda field, method=method: bench_peers.curve(field, method)}
-            (curve,) = sweep(config, [method], ratios, others=others if bench_peers.is_peer(method) else {})
+            others = {}
+            if bench_peers.is_peer(method):
+                others = {method: partial(bench_peers.curve, method=method)}
+            elif name in UNITS:
+                others = {method: partial(of_units, method=method, units=UNITS[name])}
+            (curve,) = sweep(config, [method], ratios, others=others)
             curves.setdefault(name, []).append(curve)
             cells = " ".join(f"{point.param_ratio:.2f}:{100 * point.accuracy:.1f}" for point in curve.points)
             print(f"{name:12} {curve.label:28} SAUCE {curve.sauce.value:.4f}  {cells}", flush=True)

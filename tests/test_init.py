@@ -6,11 +6,17 @@ import json
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from tiny_builds import Place, measure_nothing, program, settle
 
+from edgeprune import calibration
 from edgeprune.cli.initializing import beside, duration, plain
 from edgeprune.config import BuildConfig, make_config
+from edgeprune.pipeline.tasking import guess_task
+
+SMALL = "nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1))"
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +116,94 @@ def test_names_stay_names(tmp_path: Path) -> None:
     assert beside("weights", "DEFAULT", tmp_path) == "DEFAULT"
     assert beside("data", "imagenet", tmp_path) == "imagenet"
     assert plain("a\nb\x00c") == "a b c"
+
+
+# --- other tasks --------------------------------------------------------------------------------------
+
+
+def beside_images(folder: Path, kind: str, count: int = 6) -> Path:
+    """A folder of some images and, beside them, their masks or boxes."""
+    (folder / "images").mkdir(parents=True)
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 255, (8, 8, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+    if kind == "masks":
+        (folder / "masks").mkdir()
+        for number in range(count):
+            mask = np.full((8, 8), 255, dtype=np.uint8)
+            mask[:4] = number % 3
+            Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
+    elif kind == "voc":
+        (folder / "Annotations").mkdir()
+        box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>4</xmax><ymax>5</ymax></bndbox>"
+        for number in range(count):
+            text = f"<annotation><object><name>cat</name>{box}</object></annotation>"
+            (folder / "Annotations" / f"{number}.xml").write_text(text)
+    elif kind == "coco":
+        content = {
+            "images": [{"id": number, "file_name": f"{number}.png"} for number in range(count)],
+            "categories": [{"id": 1, "name": "cat"}],
+            "annotations": [{"image_id": n, "category_id": 1, "bbox": [0, 0, 4, 5]} for n in range(count)],
+        }
+        (folder / "instances.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "classes"),
+    [
+        ("masks", "masks", ("class 0", "class 1", "class 2")),
+        ("voc", "boxes", ("cat",)),
+        ("coco", "boxes", ("cat",)),
+    ],
+)
+def test_a_folder_of_answers_is_described(
+    tmp_path: Path, kind: str, labels: str, classes: tuple[str, ...]
+) -> None:
+    text = calibration.describe_folder(beside_images(tmp_path / "set", kind))
+    assert text is not None
+    place = tmp_path / "data.toml"
+    place.write_text(text)
+    assert calibration.guess_kind(str(place), ()) == labels
+    data = calibration.load(str(place), kind=labels)
+    assert data.classes == classes
+    assert sum(map(len, data.samples.values())) == 6
+
+
+def test_a_folder_of_classes_is_none(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "a.png")
+    assert calibration.describe_folder(tmp_path) is None
+    assert calibration.guess_kind(str(tmp_path), ()) == "classes"
+
+
+def test_the_task_is_found(tmp_path: Path) -> None:
+    images, masks = np.zeros((4, 8, 8, 3), np.uint8), np.zeros((4, 8, 8), np.uint8)
+    np.savez(tmp_path / "a.npz", x=images, masks=masks, boxes=np.zeros((4, 2, 6)), y=np.zeros(4, np.int64))
+    for labels, task in {"masks": "segmentation", "boxes": "detection", "y": "classification"}.items():
+        place = tmp_path / f"{labels}.toml"
+        place.write_text(f'[calibration]\nsource = "a.npz"\nimages = "x"\nlabels = "{labels}"\n')
+        assert guess_task(make_config({"data": str(place), "model": "python:net.py:make"})) == task
+    for model, task in {
+        "torchvision:ssdlite320_mobilenet_v3_large": "detection",
+        "torchvision:lraspp_mobilenet_v3_large": "segmentation",
+        "torchvision:resnet18": "classification",
+    }.items():
+        assert guess_task(make_config({"model": model})) == task
+
+
+@pytest.mark.slow
+def test_init_of_a_folder_with_masks_writes_what_build_reads(tmp_path: Path) -> None:
+    folder = beside_images(tmp_path / "set", "masks", 80)
+    (tmp_path / "net.py").write_text("from torch import nn\n\n\ndef make():\n    return " + SMALL + "\n")
+    out = tmp_path / "edgeprune.toml"
+    done = program("init", f"--model=python:{tmp_path / 'net.py'}:make", "--data", folder, "--out", out)
+    assert done.exit_code == 0, done.output
+    assert "data.toml" in done.output
+    found = make_config({}, file=out)
+    assert found.task == "segmentation"
+    assert Path(str(found.data)) == tmp_path / "data.toml"
+    again = program("init", f"--model=python:{tmp_path / 'net.py'}:make", "--data", folder, f"--out={out}2")
+    assert again.exit_code == 1
+    assert "data.toml: is there already" in again.output

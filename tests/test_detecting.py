@@ -7,8 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
+from oracle import randomise_
 from PIL import Image
 from safetensors.torch import save_file
 from sample_report import quantized_report
@@ -290,6 +293,35 @@ def test_boxes_inside_the_file_are_those_of_the_detector(tmp_path: Path, runtime
         np.testing.assert_allclose(found, rows, atol=1e-3)
 
 
+@pytest.mark.parametrize("runtime_name", ["onnxruntime", "openvino"])
+@pytest.mark.slow
+def test_boxes_of_ssdlite_are_found_among_many(tmp_path: Path, runtime_name: str) -> None:
+    """Its post-processing alone, 3,234 anchors and 90 classes, behind outputs that are drawn."""
+    from torchvision import models
+
+    detector = models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None).eval()
+    spec = InputSpec(shape=(3, 320, 320))
+    _, finish = detecting(detector, spec)
+    how = decoding(detector, spec)
+    assert how is not None
+    shape = (1, len(how.anchors), 4 + 91)
+    generator = np.random.default_rng(0)
+    outputs = generator.normal(0, 1, shape).astype(np.float32)
+    outputs[..., 4:] *= 3.0
+    whole = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("in", "out")]
+    graph = helper.make_graph([helper.make_node("Identity", ["in"], ["out"])], "g", whole[:1], whole[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "raw.onnx")
+    export.with_boxes(tmp_path / "raw.onnx", tmp_path / "boxes.onnx", how)
+    export.to_openvino(tmp_path / "boxes.onnx", tmp_path / "boxes.xml")
+    path = tmp_path / ("boxes.onnx" if runtime_name == "onnxruntime" else "boxes.xml")
+    found = runtime.load(path, runtime=runtime_name, threads=1)(outputs)
+    (rows,) = finish(outputs)
+    assert len(found) == len(rows) == 300
+    error = np.abs(aligned(rows, found) - rows).max()
+    assert error < 1e-2, "in pixels of 320"
+
+
 def test_other_detectors_keep_their_step_in_python() -> None:
     assert decoding(torch.nn.Linear(1, 1), InputSpec(shape=(3, 8, 8))) is None
 
@@ -376,17 +408,13 @@ def test_post_processing_behind_one_tensor_is_the_detectors_own(name: str) -> No
 @pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore")
 def test_ssdlite_is_cut_and_deployed_with_parity(tmp_path: Path) -> None:
-    """SSDLite320-MobileNetV3 with random weights: prune -> ONNX -> OpenVINO, its boxes inside as well."""
+    """SSDLite320-MobileNetV3 with random weights: prune -> ONNX -> OpenVINO."""
     from torchvision import models
 
-    torch.manual_seed(0)
     detector = models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None).eval()
-    with torch.no_grad():
-        for layer in detector.head.classification_head.modules():
-            if isinstance(layer, torch.nn.Conv2d) and layer.bias is not None:
-                layer.weight.mul_(100.0)  # sure of something: among equal scores rounding decides
+    randomise_(detector)  # as it is made, its scores are all the same
     spec = InputSpec(shape=(3, 320, 320))
-    core, finish = detecting(detector, spec)
+    core, _ = detecting(detector, spec)
     coupling = channels.couple(channels.trace(core, spec))
     removed = {g.name: tuple(range(g.units * 3 // 10)) for g in coupling.groups if g.units > 3}
     graph, kept = channels.cut(coupling, removed, {}), channels.kept_indices(coupling, removed)
@@ -404,18 +432,6 @@ def test_ssdlite_is_cut_and_deployed_with_parity(tmp_path: Path) -> None:
     for name, file in (("onnxruntime", "net.onnx"), ("openvino", "net.xml")):
         outputs = runtime.load(tmp_path / file, runtime=name, threads=1)(images.numpy())
         stages.append(export.parity(f"torch -> {name}", expected, outputs))
-    rows = decoding(detector, spec)
-    assert rows is not None
-    export.with_boxes(tmp_path / "net.onnx", tmp_path / "boxes.onnx", rows)
-    export.to_openvino(tmp_path / "boxes.onnx", tmp_path / "boxes.xml")
-    for name, file in (("onnxruntime", "boxes.onnx"), ("openvino", "boxes.xml")):
-        predict = runtime.load(tmp_path / file, runtime=name, threads=1)
-        found = [predict(image[None]) for image in images.numpy()]
-        own = [aligned(rows, given) for rows, given in zip(finish(expected), found, strict=True)]
-        assert min(map(len, own)) > 0
-        stages.append(
-            export.parity(f"boxes inside, {name}", np.concatenate(finish(expected)), np.concatenate(own))
-        )
     print(f"{before:,} -> {after:,} parameters")  # seen with -s: figures for docs and notes
     for line in stages:
         print(f"{line.stage}: {line.error:.1e}")

@@ -56,9 +56,11 @@ def boxed(inputs: Floats, preprocess: Preprocess, rows: Doubles, names: Sequence
         color = tuple(table[int(kind)].tolist())
         pen.rectangle((x0, y0, max(x1 - 1, x0), max(y1 - 1, y0)), outline=color, width=2)
         words = names[int(kind)] if score < 0 else f"{names[int(kind)]} {score:.2f}"
+        long = round(pen.textlength(words, font=font)) + 2
+        left = max(min(x0, size[0] - long - 1), 0)
         top = y0 - FONT_PIXELS - 2 if y0 >= FONT_PIXELS + 2 else y0
-        pen.rectangle((x0, top, x0 + pen.textlength(words, font=font) + 2, top + FONT_PIXELS + 2), fill=color)
-        pen.text((x0 + 1, top), words, fill=(0, 0, 0), font=font)
+        pen.rectangle((left, top, left + long, top + FONT_PIXELS + 2), fill=color)
+        pen.text((left + 1, top), words, fill=(0, 0, 0), font=font)
     return as_uri(ground)
 
 

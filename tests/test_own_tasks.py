@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_builds import measure_nothing
 from torch import nn
+from torch.nn import functional
 
 from edgeprune import tasks
 from edgeprune.config import make_config
@@ -92,6 +94,103 @@ def test_a_regression_is_built_by_its_own_score(tmp_path: Path, monkeypatch: pyt
     assert report.plan.param_ratio > 0.2, "half of the second layer does nothing"
     assert report.accuracy_change.drop.value < 0.1
     assert "closeness" in (place / "out" / "report.html").read_text()
+
+
+# --- the examples of docs/tasks.md ---------------------------------------------------------------------
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "tasks.md"
+NETWORK = """
+import numpy as np
+import torch
+from torch import nn
+
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inner = nn.Conv2d(1, 16, 3, 2, 1), nn.Conv2d(16, 16, 3, 2, 1)
+        self.head = nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.inner(torch.relu(self.stem(x)))).flatten(1))
+"""
+
+
+def example(name: str) -> str:
+    """A function as the page shows it."""
+    (found,) = re.findall(rf"^def {name}\(.*?(?=^```|^\w)", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    return found
+
+
+def bright_places(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Dark images with bright corners, and which of three corners are bright, shape (N, 3)."""
+    generator = np.random.default_rng(1)
+    shown = generator.random((count, 3)) < 0.5
+    images = generator.normal(60, 20, (count, 8, 8))
+    for place, (row, column) in enumerate([(0, 0), (0, 4), (4, 0)]):
+        images[shown[:, place], row : row + 4, column : column + 4] += 110
+    return np.clip(images, 0, 255).astype(np.uint8), shown.astype(np.float32)
+
+
+def train_example(folder: Path, name: str, labels: np.ndarray, images: np.ndarray) -> dict[str, object]:
+    """Settings of a build of a network that was trained for an example's score."""
+    (folder / "net.py").write_text(f"{NETWORK}\n\n{example(name)}")
+    names: dict[str, type[nn.Module]] = {}
+    exec(NETWORK, names)  # noqa: S102 -- the constant above
+    x, y = torch.from_numpy(images[:, None] / np.float32(255)), torch.from_numpy(labels)
+    loss = functional.binary_cross_entropy_with_logits if name == "decisions" else functional.mse_loss
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = names["Tiny"]()
+        optimizer = torch.optim.Adam(net.parameters(), 0.01)
+        for _ in range(80):
+            with torch.no_grad():
+                net.inner.weight[8:] = net.inner.bias[8:] = 0.0  # half of the second layer is of no use
+            optimizer.zero_grad()
+            loss(net(x), y).backward()
+            optimizer.step()
+    with torch.no_grad():
+        net.inner.weight[8:] = net.inner.bias[8:] = 0.0
+    save_file(net.state_dict(), folder / "w.safetensors")
+    np.savez(folder / "a.npz", x=images, y=labels)
+    (folder / "data.toml").write_text(
+        'classes = ["a", "b", "c"]\n[calibration]\nsource = "a.npz"\nimages = "x"\nlabels = "y"\n'
+    )
+    return {
+        "model": f"python:{folder / 'net.py'}:Tiny",
+        "weights": str(folder / "w.safetensors"),
+        "data": str(folder / "data.toml"),
+        "task": f"python:{folder / 'net.py'}:{name}",
+        "target": "onnxruntime",
+        "align": 1,
+        "out": str(folder / "out"),
+        "processes": 2,
+    }
+
+
+@pytest.mark.slow
+def test_several_labels_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure_nothing(monkeypatch)
+    images, shown = bright_places(240)
+    report = build(make_config(train_example(tmp_path, "decisions", shown, images)))
+    dense, pruned = (report.accuracy[name] for name in ("dense", "pruned"))
+    assert len(dense.per_class) == 3
+    assert min(value for value in dense.per_class if value is not None) > 0.7
+    assert report.plan.param_ratio > 0.2
+    assert pruned.top1.value > dense.top1.value - 0.1
+
+
+@pytest.mark.slow
+def test_embeddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels are the embeddings of another network: here a turn of what is shown."""
+    measure_nothing(monkeypatch)
+    images, shown = bright_places(240)
+    turn = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]], dtype=np.float32)
+    report = build(make_config(train_example(tmp_path, "similarity", (2 * shown - 1) @ turn, images)))
+    dense, pruned = (report.accuracy[name] for name in ("dense", "pruned"))
+    assert dense.top1.value > 0.9
+    assert report.plan.param_ratio > 0.2
+    assert pruned.top1.value > dense.top1.value - 0.05
 
 
 def test_several_classes_with_gaps() -> None:

@@ -184,7 +184,7 @@ class BuildConfig(BaseModel):
     """Store the weights of the pruned network in 16 bits."""
     external_weights: bool = False
     """Weights of ONNX files in a file beside."""
-    forms: tuple[Literal["ort", "optimized", "boxes"], ...] = ()
+    forms: tuple[Literal["ort", "optimized", "compiled", "boxes"], ...] = ()
     """Other forms of the deployed network; `boxes` gives an SSD's detections."""
     frame: Annotated[tuple[int, int] | None, BeforeValidator(_frame)] = None
     """Height and width of camera frames: also write a network with the processing of images inside."""

@@ -201,9 +201,9 @@ def test_a_build_writes_the_forms_that_were_asked_for(target, tmp_path, monkeypa
     measure_nothing(monkeypatch)
     place = settle(tmp_path)
     settings = {"target": target, "input_shape": "?x1x8x8", "opset": 19, "fp16": True, "frame": "8x8"}
-    config = place.config(**settings, forms=("ort", "optimized"), frame_output="class")
+    config = place.config(**settings, forms=("ort", "optimized", "compiled"), frame_output="class")
     report = edgeprune.build(config)
-    assert set(report.forms) == {"ort", "optimized", "frame"}
+    assert set(report.forms) == {"ort", "optimized", "compiled", "frame"}
     network = place.out / "models" / "pruned.onnx"
     assert onnx.load(network).opset_import[0].version == 19
     assert export.shape_of(onnx.load(network).graph.input[0]) == (0, 1, 8, 8)
@@ -213,7 +213,7 @@ def test_a_build_writes_the_forms_that_were_asked_for(target, tmp_path, monkeypa
     assert stages["pruned: ours -> processing inside"].error < 0.05
     images = calibration()[0].numpy()[:4]
     expected = runtime.load(place.out / report.artifacts["pruned"].path, runtime=target, threads=1)(images)
-    for name in ("ort", "optimized"):
+    for name in ("ort", "optimized", "compiled"):
         found = run_alone(place.out / report.forms[name].path, images, tmp_path)
         np.testing.assert_allclose(found, expected, atol=2e-2 * np.abs(expected).max())
     pixels = np.rint(images * 255).astype(np.uint8).transpose(0, 2, 3, 1)

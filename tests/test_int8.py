@@ -30,9 +30,13 @@ sys.modules["torch"] = None
 import numpy as np
 path, images, out = sys.argv[1:]
 x = np.load(images)
-if path.endswith(".xml"):
+if path.endswith((".xml", ".blob")):
     import openvino
-    run = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    core, exact = openvino.Core(), {"INFERENCE_PRECISION_HINT": "f32"}
+    if path.endswith(".xml"):
+        run = core.compile_model(path, "CPU", exact)
+    else:
+        run = core.import_model(open(path, "rb").read(), "CPU", exact)
     found = [run(one[None])[0] for one in x]
 else:
     import onnxruntime

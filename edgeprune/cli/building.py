@@ -228,7 +228,9 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     forms: Annotated[
         list[str] | None,
         typer.Option(
-            "--form", help="Also write: ort, optimized (for this CPU), boxes.", rich_help_panel=OUTPUT
+            "--form",
+            help="Also write: ort, optimized or compiled (for this CPU), boxes.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     frame: Annotated[

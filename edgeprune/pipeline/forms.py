@@ -15,6 +15,7 @@ from edgeprune.errors import ConfigError
 from edgeprune.pipeline.deploying import outputs
 from edgeprune.pipeline.digests import digest
 from edgeprune.records import Artifact, Decoding, Export, Floats, Parity, Report
+from edgeprune.runtime import openvino
 
 if TYPE_CHECKING:
     from edgeprune.pipeline.building import Build  # which hands itself over
@@ -25,6 +26,7 @@ EXACT_BOXES = 1e-3
 FRAME_LIMIT = 0.05
 """Resizing rounds pixels to whole numbers, now and then to another one than Pillow."""
 FRAMES = 4
+FOR_THIS_CPU = ("optimized", "compiled")
 
 
 def with_forms(build: Build, report: Report) -> Report:
@@ -38,9 +40,10 @@ def with_forms(build: Build, report: Report) -> Report:
 def asked(build: Build) -> list[str]:
     """Names of the forms; on another machine than this one, not the one made for its CPU."""
     names = list(build.config.forms)
-    if build.target.host and "optimized" in names:
+    here = next((name for name in names if name in FOR_THIS_CPU), None)
+    if build.target.host and here:
         raise ConfigError(
-            "--form optimized is made for the CPU of this machine, and the target is another one; run "
+            f"--form {here} is made for the CPU of this machine, and the target is another one; run "
             "`edgeprune build` there, or leave it out."
         )
     return [*names, *(["frame"] if build.config.frame else [])]
@@ -61,7 +64,7 @@ def form(build: Build, name: str) -> Export:
         (build.folder.path / FOLDER).mkdir(exist_ok=True)
         source = verified(build)
         path = build.folder.path / FOLDER / f"{build.deployed.replace('+', '-')}-{name}"
-        made = {"frame": framed, "boxes": boxed}.get(name)
+        made = {"frame": framed, "boxes": boxed, "compiled": compiled}.get(name)
         return made(build, source, path) if made else own(build, source, path, name)
 
     return build.stage(f"form-{name}", Export, inputs, make, files=lambda made: made.files)
@@ -86,6 +89,16 @@ def own(build: Build, source: Path, path: Path, name: str) -> Export:
     before, after = (outputs(file, "onnxruntime", threads, images) for file in (source, path))
     parity = export.parity(f"{build.deployed}: ONNX -> {name}", before, after, limit=OWN_LIMIT)
     return described(build, path, source, parity, "onnxruntime")
+
+
+def compiled(build: Build, source: Path, path: Path) -> Export:
+    """OpenVINO's compiled network, for this CPU."""
+    path, threads, images = path.with_suffix(".blob"), build.target.threads, build.sample.images
+    with export.staged(path) as place:
+        openvino.write_compiled(source, place, threads)
+    before, after = (outputs(file, "openvino", threads, images) for file in (source, path))
+    parity = export.parity(f"{build.deployed}: ONNX -> compiled", before, after, limit=OWN_LIMIT)
+    return described(build, path, source, parity, "openvino")
 
 
 def framed(build: Build, source: Path, path: Path) -> Export:

@@ -421,6 +421,31 @@ def test_short_and_long_budgets_add_up_without_repeating_themselves():
     assert [limit.figure for limit in limits(budget)] == [Figure.MODEL_SIZE, Figure.MACS]
 
 
+def of_metric(per_class: tuple[float | None, ...]) -> Accuracy:
+    """A figure that is no share of images: nothing says which images are wrong."""
+    known = [value for value in per_class if value is not None]
+    mean = sum(known) / len(known)
+    return Accuracy(
+        metric="mIoU",
+        top1=Interval(value=mean, low=mean - 0.02, high=mean + 0.02),
+        images=200,
+        per_class=per_class,
+        predictions=(),
+    )
+
+
+@pytest.mark.parametrize(("limit", "outcome"), [(0.05, Outcome.FITS), (0.03, Outcome.OVER)])
+def test_classes_of_other_metrics_are_compared_by_their_figure(limit, outcome):
+    accuracy = {"dense": of_metric((0.9, 0.5, None)), "pruned": of_metric((0.91, 0.46, None))}
+    report = replace(sample_report(), accuracy=accuracy)
+    [check] = judge_report(report, line(Figure.CLASS_ACCURACY, limit, Basis.DENSE)).checks
+    assert check.outcome is outcome
+    assert "4.00 points" in check.value
+    baseline = replace(report, accuracy={"dense": accuracy["dense"], "pruned": of_metric((0.93, 0.52, None))})
+    against = judge_report(report, line(Figure.ACCURACY, limit, Basis.BASELINE), baseline=baseline)
+    assert [check.outcome for check in against.checks] == [Outcome.FITS if limit > 0.04 else Outcome.OVER]
+
+
 @pytest.mark.parametrize(("policy", "code"), [("fail", 4), ("warn", 0), ("pass", 0)])
 def test_the_policy_decides_what_is_undecided(policy, code):
     undecided = judged(Budget(max_latency_ms=10.0), with_p50(9, 10, 11))

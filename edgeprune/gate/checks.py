@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from edgeprune import paired
 from edgeprune.gate import words
 from edgeprune.gate.evidence import Evidence, figure, interval, machine_differences, other
-from edgeprune.records import AccuracyChange, Basis, Check, Figure, Interval, Limit, Measurement, Outcome
+from edgeprune.records import (
+    Accuracy,
+    AccuracyChange,
+    Basis,
+    Check,
+    Figure,
+    Interval,
+    Limit,
+    Measurement,
+    Outcome,
+)
 
 ROUNDING = 1e-9
 """0.98 - 0.97 is a hair more than 0.01; a drop of exactly the limit fits."""
@@ -42,6 +52,7 @@ SHOWN: dict[Figure, tuple[Callable[[float], str], Callable[[float], str]]] = {
 WHY_UNKNOWN = {
     Figure.INSTRUCTIONS: "not counted: `edgeprune gate` does, beside the run's files, with perf or valgrind"
 }
+TOP1 = "top-1"
 OTHERS = {Basis.DENSE: "dense", Basis.BASELINE: "the baseline"}
 
 
@@ -49,7 +60,7 @@ def check(limit: Limit, evidence: Evidence) -> Check:
     """Hold one limit against what was measured."""
     if limit.figure is Figure.ACCURACY:
         found, metric = _accuracy(limit, evidence), evidence.accuracy_change.metric
-        named = NAMES[Figure.ACCURACY] if metric == "top-1" else metric
+        named = NAMES[Figure.ACCURACY] if metric == TOP1 else metric
         return replace(found, budget=found.budget.replace(NAMES[Figure.ACCURACY], named))
     if limit.figure is Figure.CLASS_ACCURACY:
         return _class_accuracy(limit, evidence)
@@ -241,6 +252,8 @@ def _drop_against_baseline(limit: Limit, evidence: Evidence) -> Check:
     if found is None:
         return _unknown(limit, shown, why)
     before, after = found.accuracy[found.deployed], evidence.accuracy[evidence.deployed]
+    if after.metric != TOP1:
+        return _by_figure(limit, shown, before.top1.value - after.top1.value, after.metric)
     changed = paired.change(before, after)
     if changed is None:
         return _unknown(limit, shown, "the baseline does not say which images it gets wrong; build it again")
@@ -257,6 +270,20 @@ def _by_test(drop: float, limit: float, p: float, over_below: float) -> tuple[Ou
     if p < over_below:
         return Outcome.OVER, f"more than chance: {test}"
     return Outcome.UNDECIDED, f"above the limit, but it may be chance: {test}; evaluate on more images"
+
+
+def _falls(before: Accuracy, after: Accuracy) -> Iterator[tuple[float, int]]:
+    """How far the figure of each class fell, with its number."""
+    for number, (one, left) in enumerate(zip(before.per_class, after.per_class, strict=True)):
+        if one is not None and left is not None:
+            yield one - left, number
+
+
+def _by_figure(limit: Limit, shown: str, drop: float, what: str) -> Check:
+    """A figure that is no share of images: nothing to count lost images by."""
+    value = f"{what}: {words.points(drop)}"
+    reason = "measured on the whole evaluation set"
+    return _made(limit, shown=shown, value=value, outcome=within(drop, limit.value + ROUNDING), reason=reason)
 
 
 def _same_images(evidence: Evidence) -> tuple[Evidence | None, str]:
@@ -281,7 +308,11 @@ def _class_accuracy(limit: Limit, evidence: Evidence) -> Check:
     name = "dense" if limit.basis is Basis.DENSE else found.deployed
     if name not in found.accuracy or evidence.deployed not in evidence.accuracy:
         return _unknown(limit, shown, "no accuracy was measured")
-    changes = paired.class_changes(found.accuracy[name], evidence.accuracy[evidence.deployed])
+    before, after = found.accuracy[name], evidence.accuracy[evidence.deployed]
+    if after.metric != TOP1:
+        drop, worst = max(_falls(before, after), default=(0.0, 0))
+        return _by_figure(limit, shown, drop, _class_name(evidence, worst))
+    changes = paired.class_changes(before, after)
     if not changes:
         return _unknown(limit, shown, "the report does not say which images are wrong; build it again")
     worst = max(changes, key=lambda number: changes[number].drop)

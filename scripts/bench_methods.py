@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from dataclasses import replace
 from functools import partial
@@ -29,10 +30,14 @@ VIT = {
     "weights": "models/cifar10_vit.pt",
     "data": "cifar10_shared_own_std",
 }
-UNITS = {"vit-ffn": "linear1", "vit-heads": "self_attn"}
-"""Networks of which only some groups are cut: what their names hold. Shares are of their units."""
+UNITS = {"vit-ffn": ("linear1", "FFN neurons"), "vit-heads": ("self_attn", "attention heads")}
+"""Networks of which only some groups are cut: what their names hold, and what their units are."""
+WHOLE = 0.9
+"""A curve up to here has an area; of less, its points are told."""
 NETWORKS = {
     "example": {},
+    "scenes": {"task": "segmentation"},
+    "shapes": {"task": "detection"},
     "resnet20": {
         "model": "python:tests.nets:cifar_resnet20",
         "weights": "models/cifar10_resnet20.pt",
@@ -81,7 +86,7 @@ RATIOS = "0.05,0.1,0.15,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
 
 def settings_of(name: str, data: Path, out: Path, align: int) -> dict[str, object]:
     settings: dict[str, object] = dict(NETWORKS[name])
-    if settings:
+    if "weights" in settings:
         settings["weights"] = str(data / str(settings["weights"]))
         settings["data"] = str(ROOT / "tests" / "data" / f"{settings['data']}.toml")
     return {**settings, "out": out / name, "align": align}
@@ -107,26 +112,33 @@ def of_units(field: Field, method: str, units: str) -> Curve:
 
 
 def page(curves: dict[str, list[Curve]], text: str) -> str:
-    """The page with its tables between the markers replaced."""
-    lines: list[str] = []
+    """The page with the tables of these networks between the markers replaced, the others as they are."""
+    before, rest = text.split(BEGIN)
+    body, after = rest.split(END)
+    headed = re.split(r"^### ([\w-]+)(?=:)", body, flags=re.MULTILINE)[1:]
+    tables = {name: f"### {name}{text}" for name, text in zip(headed[::2], headed[1::2], strict=True)}
     for network, found in curves.items():
-        ordered = sorted(found, key=lambda curve: -curve.sauce.value)
+        lines: list[str] = []
+        ordered = sorted(found, key=lambda curve: -sum(point.accuracy for point in curve.points))
         dense, images = ordered[0].dense_accuracy, ordered[0].images or len(ordered[0].dense)
         ratios = [point.asked for point in ordered[0].points]
         metric = "" if ordered[0].metric == "top-1" else f" {ordered[0].metric}"
-        lines += [f"### {network}: dense{metric} {100 * dense:.2f} % on {images} images", ""]
-        lines.append("| method | SAUCE [95 %] | / dense | " + " | ".join(f"{r:.0%}" for r in ratios) + " |")
-        lines.append("|---" * (3 + len(ratios)) + "|")
+        of = f"; shares of the {UNITS[network][1]}" if network in UNITS else ""
+        area = ["SAUCE [95 %]", "/ dense"] if ratios[-1] >= WHOLE else []
+        lines += [f"### {network}: dense{metric} {100 * dense:.2f} % on {images} images{of}", ""]
+        lines.append("| " + " | ".join(["method", *area, *[f"{100 * r:g} %" for r in ratios]]) + " |")
+        lines.append("|---" * (1 + len(area) + len(ratios)) + "|")
         for curve in ordered:
-            area = curve.sauce
+            sauce = curve.sauce
             cells = [f"{100 * point.accuracy:.1f}" for point in curve.points]
+            if area:
+                span = f"{sauce.value:.3f} [{sauce.low:.3f}, {sauce.high:.3f}]"
+                cells = [span, f"{sauce.value / dense:.3f}", *cells]
             name = f"**{curve.label}**" if curve.label == "c-swap-c" else curve.label
-            span = f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]"
-            lines.append(f"| {name} | {span} | {area.value / dense:.3f} | " + " | ".join(cells) + " |")
-        lines.append("")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return before + BEGIN + "\n\n" + "\n".join(lines) + "\n" + END + after
+            lines.append("| " + " | ".join([name, *cells]) + " |")
+        tables[network] = "\n".join(lines)
+    written = "\n\n".join(table.strip() for table in tables.values())
+    return f"{before}{BEGIN}\n\n{written}\n\n{END}{after}"
 
 
 def main() -> None:
@@ -136,6 +148,7 @@ def main() -> None:
     parser.add_argument("--networks", default="example,resnet20")
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--ratios", default=RATIOS)
+    parser.add_argument("--price", help="of c-swap-c: units, params, macs, both")
     parser.add_argument("--samples-per-class", type=int)
     parser.add_argument("--align", type=int, default=1)
     parser.add_argument("--allocation", default="global", help="of criteria: global, or uniform over layers")
@@ -152,14 +165,19 @@ def main() -> None:
     for name in args.networks.split(","):
         settings = settings_of(name, args.data, args.out, args.align)
         config = make_config(
-            {**settings, "allocation": args.allocation, "samples_per_class": args.samples_per_class}
+            {
+                **settings,
+                "allocation": args.allocation,
+                "price": args.price,
+                "samples_per_class": args.samples_per_class,
+            }
         )
         for method in args.methods.split(","):
             others = {}
             if bench_peers.is_peer(method):
                 others = {method: partial(bench_peers.curve, method=method)}
             elif name in UNITS:
-                others = {method: partial(of_units, method=method, units=UNITS[name])}
+                others = {method: partial(of_units, method=method, units=UNITS[name][0])}
             (curve,) = sweep(config, [method], ratios, others=others)
             curves.setdefault(name, []).append(curve)
             cells = " ".join(f"{point.param_ratio:.2f}:{100 * point.accuracy:.1f}" for point in curve.points)

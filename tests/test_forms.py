@@ -188,6 +188,21 @@ def test_a_gray_frame_has_one_channel_and_the_end_can_be_a_class(tmp_path):
             np.testing.assert_allclose(found, shares, atol=1e-4)
 
 
+def test_maps_of_scores_end_in_a_class_for_each_pixel(tmp_path):
+    module = nn.Conv2d(3, 4, 3, padding=1).eval()
+    export.to_onnx(module, SPEC, tmp_path / "net.onnx")
+    export.with_processing(
+        tmp_path / "net.onnx", tmp_path / "app.onnx", Preprocess(), frame=(24, 32), end="class"
+    )
+    frames = np.random.default_rng(0).integers(0, 256, (1, 24, 32, 3), dtype=np.uint8)
+    expected = exact(module, (frames / np.float32(255)).transpose(0, 3, 1, 2)).argmax(axis=1)
+    found = scores(tmp_path / "app.onnx", frames)
+    assert found.shape == (1, 24, 32)
+    assert (found == expected).mean() > 0.999
+    declared = onnx.load(tmp_path / "app.onnx").graph.output[0]
+    assert export.shape_of(declared) == (1, 24, 32)
+
+
 def test_frames_that_come_out_in_another_size_are_refused(tmp_path):
     path = tmp_path / "net.onnx"
     export.to_onnx(net(), SPEC, path)

@@ -468,7 +468,7 @@ def test_group_tests_grow_and_halve_until_the_culprit_is_found() -> None:
     assert [s.units for s in steps[:3]] == [(0,), (1, 2), (3, 4, 5, 6)]
     refused_then = [(s.units[0], len(s.units), s.removed) for s in steps[3:8]]
     assert refused_then == [(7, 8, False), (7, 4, False), (7, 2, True), (9, 1, True), (10, 1, False)]
-    assert [len(s.units) for s in steps[8:]] == [1, 2, 4, 8, 8, 6]
+    assert [len(s.units) for s in steps[8:]] == [1, 1, 2, 4, 8, 8, 5]
     assert network.width("g") == 1
 
 

@@ -10,7 +10,7 @@ from edgeprune.records import Step
 
 @dataclass(slots=True, eq=False)
 class Schedule:
-    """Takes units in order; twice as many after a removal, half as many after a refusal.
+    """Takes units in order; twice as many after two removals in a row, half as many after a refusal.
 
     When a set is refused and its first half removed, the network without the other half is the one that was
     refused: the search goes on inside that half, and when it is a single unit its verdict is known already.
@@ -25,6 +25,8 @@ class Schedule:
     _suspects: int = 0
     """The next so many units are known to be critical together; 0: nothing is known."""
     _refusal: Step | None = None
+    _growing: bool = True
+    """Whether nothing was refused since the last removal."""
 
     def units(self, limit: int) -> Sequence[int]:
         """What to test next: at most `limit` units, none at the end."""
@@ -46,11 +48,12 @@ class Schedule:
         """Go on after the next so many units were taken out."""
         self.place += count
         self._suspects = max(0, self._suspects - count)
-        self._size = (self._suspects + 1) // 2 or min(2 * count, self.most)
+        self._size = (self._suspects + 1) // 2 or min((1 + self._growing) * count, self.most)
+        self._growing = True
 
     def refuse_(self, step: Step) -> None:
         """Go on after the next units had to stay."""
-        count = len(step.units)
+        count, self._growing = len(step.units), False
         if count > 1:
             self._suspects, self._refusal, self._size = count, step, count // 2
         else:

@@ -4,7 +4,8 @@ Published: progressive removal, ascending magnitude within a layer, any-class ru
 network (our reconstruction: `Rules.reference`).
 Ours, with the same invariant (after every removal no class is significantly worse than dense at level α):
 
-* group test: after a removal the next test takes twice as many units at once, after a refusal half as many;
+* group test: after two removals in a row the next test takes twice as many units at once, after a refusal
+  half as many;
 * first look: with group tests, a few units are tried on the classes that have least to lose, which suffices
   to refuse them; what passes waits, until all that wait are tested together on every class. If they are
   refused, the later half of them, and the units after those, are tried again;

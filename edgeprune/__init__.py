@@ -24,6 +24,7 @@ The rooms, in the order in which a build passes them (`pipeline` is the only one
     runfolder     records on disk: cache, resume, provenance
     records       what passes between rooms
     budgets       a limit as users write it -> a limit
+    copying       deep copies of networks
     memory        what an analysis may keep
     quantities    "12ms", "5MB" -> numbers
     data_files    where the target profiles and data descriptions that ship with edgeprune lie

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_leaves
 
+from edgeprune.copying import copied
 from edgeprune.errors import ParityError
 from edgeprune.records import InputSpec
 
@@ -79,7 +79,7 @@ def _perturbed_error(graph: nn.Module, own: nn.Module, example: Tensor) -> float
 
     Trained weights may hide a wrong forward: heads that are all but uniform, branches that start at zero.
     """
-    graph, own = copy.deepcopy(graph).double(), copy.deepcopy(own).double()
+    graph, own = copied(graph).double(), copied(own).double()
     generator = torch.Generator().manual_seed(0)
     others = dict(own.named_parameters())
     for name, weight in graph.named_parameters():
@@ -126,7 +126,7 @@ def _leaf_error(expected: object, other: object) -> float:
 
 
 def _sliced_copy(module: nn.Module, kept: Kept, graph: fx.GraphModule) -> nn.Module:
-    own = copy.deepcopy(module).eval()
+    own = copied(module).eval()
     groups = {id(_tensor(own, name)): count for name, count in _conv_groups(graph).items()}
     dense_groups = [(child, groups.get(id(getattr(child, "weight", None)))) for child in own.modules()]
     changed = {id(_tensor(own, name)): _sliced(_tensor(own, name), axes) for name, axes in kept.items()}

@@ -22,6 +22,7 @@ from torch.nn import functional
 import edgeprune
 from edgeprune import PrunedModel, PruneOptions, report, runtime
 from edgeprune.channels import masked
+from edgeprune.copying import copied
 from edgeprune.errors import (
     DataError,
     EdgepruneError,
@@ -237,7 +238,7 @@ def test_a_pruned_model_is_a_model_like_any_other(tmp_path: Path, make: Callable
     found = edgeprune.prune(make(), (images, labels))
     assert found.own_class is (make is not hard_coded)
     assert bool(found.reason) is not found.own_class
-    twin = copy.deepcopy(found.module)
+    twin = copied(found.module)
     assert torch.equal(twin(images[:1]), found.module(images[:1]))
     fine_tune_(twin, images[:1], labels[:1])
     assert not torch.equal(twin(images[:1]), found.module(images[:1]))

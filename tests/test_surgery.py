@@ -13,6 +13,7 @@ from torch import nn
 
 from edgeprune import surgery
 from edgeprune.channels import Coupling, couple, cut, kept_indices, trace
+from edgeprune.copying import copied
 from edgeprune.errors import ParityError
 from edgeprune.records import InputSpec
 
@@ -136,7 +137,7 @@ def test_what_is_left_can_be_trained() -> None:
 )
 def test_the_result_can_be_copied_and_pruned_again(name: str) -> None:
     network, coupling = tiny(name)
-    first = copy.deepcopy(operate(network, coupling, random_units(coupling, 0.3)).module)
+    first = copied(operate(network, coupling, random_units(coupling, 0.3)).module)
     again = couple(trace(first, SPEC))
     assert again.groups
     removed = random_units(again, 0.5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections import Counter
 from collections.abc import Mapping
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
+
+from edgeprune.copying import copied
 
 aten = torch.ops.aten
 CONVOLUTIONS = (
@@ -49,7 +50,7 @@ class Folded:
 
 def folded(graph: fx.GraphModule) -> Folded:
     """A copy of a traced network, BatchNorms folded where they follow a convolution."""
-    result = copy.deepcopy(graph)
+    result = copied(graph)
     reads = Counter(str(node.target) for node in _nodes(result, "get_attr") for _ in node.users)
     norms = {}
     for norm in _nodes(result, "call_function"):

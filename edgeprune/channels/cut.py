@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -13,6 +12,7 @@ from torch import Tensor, fx, nn
 from edgeprune.channels.groups import Coupling, Removed
 from edgeprune.channels.repairs import repair_
 from edgeprune.channels.trace import attribute
+from edgeprune.copying import copied
 
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
@@ -25,7 +25,7 @@ def masked(coupling: Coupling, removed: Removed, weights: Mapping[str, Tensor] =
         removed: Units that go.
         weights: New values of parameters and buffers, at full size (compensation).
     """
-    result = copy.deepcopy(coupling.ties.traced.graph_module)
+    result = copied(coupling.ties.traced.graph_module)
     _give_(result, weights)
     for group in coupling.groups:
         units = list(removed.get(group.name, ()))
@@ -47,7 +47,7 @@ def cut(coupling: Coupling, removed: Removed, weights: Mapping[str, Tensor] = NO
         assert isinstance(tensor, Tensor)
         smaller[id(tensor)] = sliced(tensor, axes, weights.get(name))
     # A copy that holds the smaller tensors from the start: the large ones are never in memory twice.
-    result = copy.deepcopy(graph_module, smaller)
+    result = copied(graph_module, smaller)
     _give_(result, {name: value for name, value in weights.items() if name not in kept})
     repair_(result, coupling, coupling.kept(removed))
     return result

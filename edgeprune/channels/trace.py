@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import warnings
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
+from edgeprune.copying import copied
 from edgeprune.errors import ModelError
 from edgeprune.records import InputSpec
 
@@ -73,7 +73,7 @@ def attribute(graph_module: fx.GraphModule, name: str) -> object:
 
 def _in_evaluation_mode(module: nn.Module) -> nn.Module:
     """A copy; the module of an exported program has no modes and refuses to be asked."""
-    module = copy.deepcopy(module)
+    module = copied(module)
     with contextlib.suppress(NotImplementedError):
         module.eval()
     return module

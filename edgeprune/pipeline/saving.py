@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from edgeprune import channels, surgery
+from edgeprune.copying import copied
 from edgeprune.errors import InputError
 from edgeprune.pipeline.ledger import Removed
 from edgeprune.pipeline.options import Images, PruneOptions
@@ -134,7 +134,7 @@ def with_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     """A copy of a network with new values for some of its parameters and buffers."""
     if not weights:
         return module
-    module = copy.deepcopy(module)
+    module = copied(module)
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     for name, value in weights.items():
         tensors[name].data.copy_(value)

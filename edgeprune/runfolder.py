@@ -25,6 +25,7 @@ from typing import Generic, Self, TypeVar
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from edgeprune.errors import RunFolderError
+from edgeprune.scratch import sweep
 from edgeprune.untrusted import RECORD_BYTES, inside, read_bytes
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Create the folder or take an existing one, and remove what a killed build left half done.
+        """Create the folder or take an existing one, and remove what killed builds left half done.
 
         Raises:
             RunFolderError: Not writable, not a run folder, or another build is at work there.
@@ -85,6 +86,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             check_ours(path)
             folder = cls(path, take_lock(path))
+            sweep()
             try:
                 (path / "stages").mkdir(exist_ok=True)
                 remove_leftovers(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +15,7 @@ from edgeprune.export.detections import end_with_boxes_
 from edgeprune.export.metadata import description_of, write_
 from edgeprune.export.writing import save, staged
 from edgeprune.records import Decoding, Preprocess
+from edgeprune.scratch import scratch
 
 SMALLEST = 1024
 """Weights of fewer elements stay in 32 bits: they take no room."""
@@ -64,7 +64,7 @@ def to_ort(source: Path, path: Path, *, for_this_cpu: bool = False) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if for_this_cpu else levels.ORT_ENABLE_EXTENDED
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+    with scratch() as folder:
         made = Path(folder, path.name)
         options.optimized_model_filepath = str(made)
         if path.suffix == ".ort":

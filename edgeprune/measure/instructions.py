@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.measure import local
 from edgeprune.measure.worker import Job
 from edgeprune.records import Floats, Instructions
+from edgeprune.scratch import scratch
 
 FEWER, MORE = 1, 3
 TIMEOUT_SECONDS = 1800.0
@@ -36,7 +36,7 @@ def instructions(
     method = counter or ("perf" if perf_counts() else None)
     if method is None or not shutil.which("perf" if method == "perf" else "valgrind"):
         return None
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+    with scratch() as folder:
         image_file = Path(folder, "image.npy")
         np.save(image_file, np.ascontiguousarray(image.reshape(1, *image.shape[-3:]), dtype=np.float32))
         counts = [
@@ -53,10 +53,11 @@ def perf_counts() -> bool:
     perf = shutil.which("perf")
     if perf is None:
         return False
-    with tempfile.NamedTemporaryFile() as file:
-        words = [*_perf(perf, Path(file.name)), sys.executable, "-c", ""]
+    with scratch() as folder:
+        out = folder / "count"
+        words = [*_perf(perf, out), sys.executable, "-c", ""]
         done = subprocess.run(words, capture_output=True, check=False)  # noqa: S603 - our own words
-        return done.returncode == 0 and read_perf(Path(file.name).read_text(encoding="utf-8")) is not None
+        return done.returncode == 0 and read_perf(out.read_text(encoding="utf-8")) is not None
 
 
 def read_perf(text: str) -> float | None:

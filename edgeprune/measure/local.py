@@ -71,7 +71,7 @@ def _converse(
 ) -> int | None:
     """Give the exit code, None after a timeout. Standard input stays open: it is the worker's lease."""
     log.debug("measuring %s", job["artifacts"])
-    environment = _environment(job["threads"])
+    environment = _environment(job)
     with subprocess.Popen(  # noqa: S603 - our own file, no shell
         command, stdin=subprocess.PIPE, stdout=out, stderr=err, env=environment
     ) as process:
@@ -89,7 +89,9 @@ def _converse(
                 process.stdin.close()
 
 
-def _environment(threads: int) -> dict[str, str]:
-    """CI=true keeps OpenVINO's telemetry silent."""
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    return {**os.environ, **limits, "CI": "true"}
+def _environment(job: Job) -> dict[str, str]:
+    """CI=true keeps OpenVINO's telemetry silent; temporary files go beside the image, and with it."""
+    threads = str(job["threads"])
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
+    place = {"TMPDIR": str(Path(job["image"]).parent)} if job["image"] else {}
+    return {**os.environ, **limits, **place, "CI": "true"}

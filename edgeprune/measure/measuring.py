@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from edgeprune.measure import local, noise, stats, turns, worker
 from edgeprune.measure.files import check_files
 from edgeprune.measure.worker import Answer, Job
 from edgeprune.records import Floats, Interval, Measurement
+from edgeprune.scratch import scratch
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def measure(  # noqa: PLR0913 - keywords, and most have a default
     plan = _schedule(tuple(artifacts), processes, streams=streams, operators=operators)
     seen = _Seen(alone={name: [] for name in artifacts})
     taking_turns = turns.turn(on_wait) if run_job is local.run else contextlib.nullcontext()
-    with taking_turns, tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+    with taking_turns, scratch() as folder:
         image_file = Path(folder, "image.npy")
         np.save(image_file, np.ascontiguousarray(image.reshape(1, *image.shape[-3:]), dtype=np.float32))
         for done, turn in enumerate(plan, start=1):

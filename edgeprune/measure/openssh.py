@@ -16,6 +16,7 @@ from pathlib import Path
 
 from edgeprune.errors import EdgepruneError, InputError, TargetError, TargetUnreachable
 from edgeprune.measure import answers
+from edgeprune.scratch import scratch
 
 OPTIONS = (
     *("BatchMode=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=10"),
@@ -102,7 +103,7 @@ class Client:
             ConnectionLost: No connection.
             TargetError: The device refuses it, or is full.
         """
-        with tempfile.TemporaryDirectory(prefix="edgeprune-") as here:
+        with scratch() as here:
             plain = Path(here, Path(there).name)  # a name of ours on this side too
             plain.symlink_to(path.resolve())
             command = ["sftp", "-q", "-b", "-", *self._options("-P"), "--", self.address.host]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from edgeprune.measure import local, turns
 from edgeprune.measure.worker import Answer, Job, Run
 from edgeprune.records import Floats, Profile, ProfiledOperator
+from edgeprune.scratch import scratch
 
 ROUNDS = 40
 
@@ -39,7 +39,7 @@ def profile(  # noqa: PLR0913 - keywords with defaults
         TargetUnreachable, ModelError: as `measure`.
     """
     taking_turns = turns.turn() if run_job is local.run else contextlib.nullcontext()
-    with taking_turns, tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+    with taking_turns, scratch() as folder:
         file = Path(folder, "image.npy")
         np.save(file, np.ascontiguousarray(image.reshape(1, *image.shape[-3:]), dtype=np.float32))
         job: Job = {

@@ -18,7 +18,6 @@ import logging
 import re
 import shlex
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from edgeprune.measure import answers, worker
 from edgeprune.measure.openssh import SSH_FAILED, Address, Client, ConnectionLost, connection_error, disk_full
 from edgeprune.measure.worker import Answer, Job, Refused
 from edgeprune.records import Floats
+from edgeprune.scratch import scratch
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Device:
 
     def predict(self, path: Path, images: Floats, *, runtime: str, threads: int) -> Floats:
         """Return the artifact's outputs (n, K) for images (n, C, H, W), computed on the device."""
-        with tempfile.TemporaryDirectory(prefix="edgeprune-") as here:
+        with scratch() as here:
             file = Path(here, "images.npy")
             np.save(file, np.ascontiguousarray(images, dtype=np.float32))
             job = worker_job("predict", runtime=runtime, threads=threads)
@@ -278,7 +278,7 @@ def connect(  # noqa: PLR0913 - the parts of a target, by keyword
         TargetUnreachable: The device, its Python or its runtime is not there.
     """
     address = Address.parse(host, config=ssh_config)
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as sockets:
+    with scratch() as sockets:
         client = Client(address=address, sockets=Path(sockets))
         device = Device(client=client, python=python, parent=folder)
         try:

@@ -6,7 +6,6 @@ more; the step is the smallest one whose multiples all save about what they leav
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from edgeprune.measure import local
 from edgeprune.measure.worker import Answer, Job
+from edgeprune.scratch import scratch
 
 WIDEST = 64
 STEPS = (16, 8, 4, 2, 1)
@@ -33,7 +33,7 @@ def step(
     run_job: Callable[[Job], Answer] = local.run,
 ) -> tuple[int, dict[int, float]]:
     """Return the step of widths, and the time of each width tried over that of the widest."""
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+    with scratch() as folder:
         widths = [WIDEST, *(WIDEST - each for each in STEPS)]
         files = [write_network(Path(folder, f"w{width}.onnx"), width) for width in widths]
         image = Path(folder, "image.npy")

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from edgeprune import causal, channels
 from edgeprune.config import BuildConfig
@@ -17,6 +16,7 @@ from edgeprune.pipeline.study import Study
 from edgeprune.pipeline.watching import Silence, Watcher
 from edgeprune.records import Preprocess, Split
 from edgeprune.runfolder import RunFolder
+from edgeprune.scratch import scratch
 
 LOOKS = 3
 """Interventions that are timed; the shortest counts."""
@@ -70,7 +70,7 @@ def first_look(config: BuildConfig, *, watcher: Watcher | None = None) -> FirstL
     """
     watcher = watcher or Silence()
     inputs = Inputs.load(config)
-    with TemporaryDirectory(prefix="edgeprune-") as folder, RunFolder.open(Path(folder)) as opened:
+    with scratch() as folder, RunFolder.open(Path(folder)) as opened:
         build = Build(inputs, opened, watcher)
         with build.opened:
             return _look(build)

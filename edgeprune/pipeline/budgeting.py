@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from edgeprune.records import (
     Step,
     Target,
 )
+from edgeprune.scratch import scratch
 
 RESOURCES = dict(zip(SEARCHED, ("latency", "memory", "size", "params", "macs"), strict=True))
 BYTES = 4
@@ -116,7 +116,7 @@ class Deployer:
     def confirm(self, study: Study, point: Point) -> dict[str, Interval]:
         """Each resource's share of the dense network's, as `finding.Confirm`."""
         graph = study.without(point.removed, point.weights, point.fit)
-        with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+        with scratch() as folder:
             path = Path(folder, "trial.onnx")
             export.to_onnx(graph, self.analysed.traced.spec, path)
             params, macs = export.params_and_macs(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from edgeprune.pipeline.digests import digest
 from edgeprune.pipeline.pruning import Analysed
 from edgeprune.records import Floats, LatencyModel, Target
 from edgeprune.runfolder import write_atomically
+from edgeprune.scratch import scratch
 
 VARIANTS = 5
 CACHE = "latency"
@@ -42,7 +42,7 @@ def make_model(
     units = {group.name: group.units for group in analysed.coupling.groups}
     steps = {g.name: causal.aligned_step(g, target.align) for g in analysed.coupling.groups}
     widths = [units, *latency.variants(units, steps=steps, count=VARIANTS)]
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+    with scratch() as folder:
         files = []
         for number, chosen in enumerate(widths):
             path = export_variant(analysed, chosen, Path(folder, f"variant{number}.onnx"))

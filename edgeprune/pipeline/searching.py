@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from edgeprune import latency, measure
@@ -22,6 +21,7 @@ from edgeprune.pipeline.study import Study, Walked
 from edgeprune.pipeline.watching import Silence, Watcher
 from edgeprune.records import Basis, Figure, Forecast, LatencyModel, Measurement
 from edgeprune.runfolder import RunFolder
+from edgeprune.scratch import scratch
 
 if TYPE_CHECKING:
     from edgeprune.pipeline.building import Build  # which hands itself over
@@ -146,7 +146,7 @@ def model_of(config: BuildConfig, *, watcher: Watcher | None = None) -> LatencyM
     from edgeprune.pipeline.building import Build
 
     inputs = Inputs.load(config)
-    with TemporaryDirectory(prefix="edgeprune-") as place, RunFolder.open(Path(place)) as folder:
+    with scratch() as place, RunFolder.open(Path(place)) as folder:
         build = Build(inputs, folder, watcher or Silence())
         with build.opened:
             return latency_model(build)

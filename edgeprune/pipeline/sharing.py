@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from torch import distributed
 from edgeprune import causal
 from edgeprune.errors import ConfigError, JournalError
 from edgeprune.records import Doubles, Step
+from edgeprune.scratch import scratch
 
 if TYPE_CHECKING:
     from edgeprune.config import BuildConfig
@@ -146,7 +146,7 @@ def serve(config: BuildConfig) -> bool:
     from edgeprune.pipeline.watching import Silence
     from edgeprune.runfolder import RunFolder
 
-    with TemporaryDirectory(prefix="edgeprune-") as place:
+    with scratch() as place:
         own = config.model_copy(update={"out": Path(place) / "run"})
         inputs = Inputs.load(own)
         with RunFolder.open(own.out) as folder:

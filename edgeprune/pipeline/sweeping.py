@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
@@ -30,6 +29,7 @@ from edgeprune.pipeline.trajectory import taken, within
 from edgeprune.pipeline.watching import Silence, Watcher
 from edgeprune.records import Curve, CurvePoint, Labels, Split
 from edgeprune.runfolder import RunFolder
+from edgeprune.scratch import scratch
 
 MODES: dict[str, dict[str, Any]] = {
     "none": {"compensate": "none"},
@@ -187,7 +187,7 @@ def sweep(  # noqa: PLR0913 - keywords, and most have a default
     watcher = watcher or Silence()
     inputs = Inputs.load(config)
     asked = {text: None if text in others else read_method(text) for text in methods}
-    with RunFolder.open(config.out) as folder, TemporaryDirectory(prefix="edgeprune-") as files:
+    with RunFolder.open(config.out) as folder, scratch() as files:
         build = Build(inputs, folder, watcher)
         digests = {
             "model": build.model_digest,

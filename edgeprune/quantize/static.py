@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from edgeprune.errors import ModelError
 from edgeprune.quantize.bias import correct_biases
 from edgeprune.quantize.layers import quantized_layers
 from edgeprune.records import Floats
+from edgeprune.scratch import of_libraries, scratch
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def quantize_onnx(source: Path, images: Floats, *, reduce_range: bool) -> ModelP
             found = next(self.rest, None)
             return None if found is None else {image.name: found[None]}
 
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder, quiet():
+    with scratch() as folder, of_libraries(folder), quiet():
         place = Path(folder, "int8.onnx")
         try:
             quantization.quantize_static(

@@ -9,13 +9,13 @@ again, with conversions that can take longer than what narrower branches save.
 from __future__ import annotations
 
 import platform
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from edgeprune.records import Layout
 from edgeprune.runtime.artifact import does_not_open
 from edgeprune.runtime.onnxruntime import import_onnxruntime, make_options
+from edgeprune.scratch import scratch
 
 BLOCKED = "com.microsoft.nchwc"
 REORDERS = ("ReorderInput", "ReorderOutput")
@@ -33,7 +33,7 @@ def layout(path: Path, *, threads: int = 1) -> Layout:
     import onnx  # here: only this needs it
 
     ort = import_onnxruntime()
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+    with scratch() as folder:
         optimised = Path(folder, "optimised.onnx")
         options = make_options(ort, threads)
         options.optimized_model_filepath = str(optimised)

@@ -158,7 +158,20 @@ def test_a_later_minor_version_with_new_fields_can_be_read(tmp_path):
 def test_the_shipped_schema_is_the_one_of_the_records():
     command = "import json; from edgeprune.report import schema; print(json.dumps(schema(), indent=2))"
     shipped = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
-    assert shipped == room.schema(), f"python -c '{command}' > edgeprune/report/{SCHEMA_FILE.name}"
+    ours = room.schema()
+    if "description" not in ours["$defs"]["Accuracy"]:  # pydantic 2.12 leaves out what dataclasses say
+        shipped, ours = undescribed(shipped), undescribed(ours)
+    assert shipped == ours, f"python -c '{command}' > edgeprune/report/{SCHEMA_FILE.name}"
+
+
+def undescribed(schema):
+    """Without the descriptions."""
+    if isinstance(schema, list):
+        return [undescribed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    said = {"description"} if isinstance(schema.get("description"), str) else set()
+    return {name: undescribed(part) for name, part in schema.items() if name not in said}
 
 
 def test_the_written_json_obeys_the_schema():

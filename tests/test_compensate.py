@@ -305,6 +305,62 @@ def test_a_refitted_layer_is_the_least_squares_solution() -> None:
     np.testing.assert_allclose(fit.weights[str(layer.bias)], solution[-1], atol=1e-5)
 
 
+class Tiles(nn.Module):
+    """A transposed convolution whose tiles do not overlap, behind channels that are far from zero."""
+
+    def __init__(self, *, bias: bool) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.up = nn.ConvTranspose2d(8, 5, 2, 2, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tiles: Tensor = self.up(torch.relu(self.first(x) + 2.0))
+        return tiles
+
+
+def tiles(*, bias: bool) -> tuple[Subject, dict[str, tuple[int, ...]]]:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = Tiles(bias=bias).eval()
+        images = torch.randn(40, 3, 6, 6).double()
+    traced = trace(network, InputSpec(shape=(3, 6, 6)))
+    traced.graph_module.double()
+    groups = couple(traced).groups
+    return subject_of(traced.graph_module, groups, images), {groups[0].name: (1, 4, 6)}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_tiles_of_a_transposed_convolution_are_fitted_by_least_squares(bias: bool) -> None:
+    found, removed = tiles(bias=bias)
+    walked = survivors(found)
+    walked.remove_(removed)
+    weights = refit(found, walked.weights, removed, ridge=1e-12).weights
+    [layer] = [layer for layer in found.layers.values() if layer.transposed]
+    source = value_at(found, dict(found.program.dense), layer.source)
+    target = value_at(found, dict(found.program.dense), layer.node)
+    stay = [channel for channel in range(8) if channel not in removed[next(iter(removed))]]
+    x = source[:, stay].movedim(1, -1).reshape(-1, len(stay)).numpy()
+    constant = found.program.dense[layer.bias][:, None, None] if layer.bias else 0.0
+    blocks = (target - constant).unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).permute(0, 2, 4, 1, 3, 5)
+    y = blocks.reshape(-1, 5 * 2 * 2).numpy()
+    expected = np.linalg.lstsq(x, y, rcond=None)[0].reshape(len(stay), 5, 2, 2)
+    np.testing.assert_allclose(weights[layer.weight][stay].numpy(), expected, rtol=1e-5, atol=1e-7)
+    assert (weights[layer.weight][list(removed[next(iter(removed))])] == 0).all()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_no_tap_of_a_transposed_convolution_is_shifted(bias: bool) -> None:
+    """No bias can make good for a constant that each tap lacks in its own measure: it comes in shares."""
+    found, removed = tiles(bias=bias)
+    walked = survivors(found)
+    walked.remove_(removed)
+    [layer] = [layer for layer in found.layers.values() if layer.transposed]
+    before = value_at(found, dict(found.program.dense), layer.node)
+    after = value_at(found, walked.weights, layer.node)
+    shift = (after - before).unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).mean(dim=(0, 2, 4))
+    assert float(shift.abs().max()) < 0.05 * float(before.std())
+
+
 def test_a_layer_before_a_sum_makes_up_for_the_other_branch() -> None:
     """The stem loses a channel: `outer` reads the same stem and is asked for what the sum lacks."""
     found = subject("residual")

@@ -151,18 +151,29 @@ def channel_rows(layer: Layer, source: Tensor) -> Tensor:
 
 
 def can_unfold(layer: Layer, weight: Tensor) -> bool:
-    """Whether `patches` knows how: 2-D, or one tap without padding or stride."""
+    """Whether `patches` knows how: 2-D, or one tap without padding or stride; transposed: tiles only."""
     if layer.transposed:
-        return False
+        return _tiles(layer, weight)
     taps = weight.shape[2:].numel() if layer.stride else 1
     plain = set(layer.padding) <= {0} and set(layer.stride) <= {1}
     return not layer.stride or len(layer.stride) == IMAGE_DIMS - 2 or (taps == 1 and plain)
+
+
+def _tiles(layer: Layer, weight: Tensor) -> bool:
+    """Whether each position that a transposed convolution reads gives a tile of its own: none overlap."""
+    size, taps = layer.source.meta["val"].shape[2:], tuple(weight.shape[2:])
+    tiled = tuple(length * tap for length, tap in zip(size, taps, strict=True))
+    alone = layer.groups == 1 and set(layer.padding) <= {0} and set(layer.dilation) <= {1}
+    exact = layer.stride == taps and tuple(layer.node.meta["val"].shape[2:]) == tiled
+    return alone and exact and len(taps) == IMAGE_DIMS - 2
 
 
 def patches(layer: Layer, weight: Tensor, source: Tensor, thin: int = 1) -> Tensor:
     """What every thin-th output position reads, shape (groups, positions, inputs of a group * taps)."""
     if not layer.stride:
         return source.reshape(1, -1, source.shape[-1])[:, ::thin]
+    if layer.transposed:
+        return _by_group(layer, source.flatten(2), thin)
     if weight.shape[2:].numel() == 1 and set(layer.padding) <= {0}:
         steps = [slice(None, None, step) for step in layer.stride]
         rows = source[(slice(None), slice(None), *steps)].flatten(2)
@@ -184,6 +195,16 @@ def output_rows(layer: Layer, output: Tensor, thin: int = 1) -> Tensor:
     return _by_group(layer, output.flatten(2), thin)
 
 
+def target_rows(layer: Layer, output: Tensor, thin: int = 1) -> Tensor:
+    """As `output_rows`; of a transposed convolution the tile that each position gives, its taps last."""
+    if not layer.transposed:
+        return output_rows(layer, output, thin)
+    tiles = output
+    for axis, step in enumerate(layer.stride):
+        tiles = tiles.unflatten(2 + 2 * axis, (-1, step))  # (N, C, H, taps, W, taps)
+    return _by_group(layer, tiles.permute(0, 1, 3, 5, 2, 4).flatten(4).flatten(1, 3), thin)
+
+
 def _by_group(layer: Layer, rows: Tensor, thin: int) -> Tensor:
     """(N, C, positions) -> (groups, N * positions / thin, C / groups)."""
     rows = rows[..., ::thin]
@@ -194,4 +215,6 @@ def _by_group(layer: Layer, rows: Tensor, thin: int) -> Tensor:
 
 def weight_rows(layer: Layer, weight: Tensor) -> Tensor:
     """A weight as (groups, inputs of a group * taps, outputs of a group), in the order of `patches`."""
+    if layer.transposed:
+        return weight.flatten(1)[None]
     return weight.reshape(layer.groups, weight.shape[0] // layer.groups, -1).transpose(1, 2)

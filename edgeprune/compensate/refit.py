@@ -24,8 +24,8 @@ from edgeprune.compensate.layers import (
     Weights,
     can_unfold,
     in_turn,
-    output_rows,
     patches,
+    target_rows,
     weight_rows,
 )
 from edgeprune.compensate.moments import ADDITIONS
@@ -134,7 +134,7 @@ class _Run:
         look = partial(self._look, layer, weight, other, thin)
         sums = reduce(operator.add, in_turn(self.program, look, pairs))
         start = weight_rows(layer, weight).double()
-        solution = _solve(sums, start, read, self.ridge, intercept=layer.bias is not None)
+        solution = _solve(sums, start, read, self.ridge, intercept=_has_constant(layer))
         self.fitted |= self._settled(layer, weight, sums, solution)
         self.weights |= self.fitted
 
@@ -152,19 +152,23 @@ class _Run:
         values = dict(pair.dense)
         self.program.run_op_(values, weights=self.program.dense, place=layer.place)
         target = values[layer.node]
+        if layer.transposed and layer.bias is not None:
+            target = target - self.weights[layer.bias][:, None, None]
         if other is not None:
             target = target + pair.dense[other] - pair.current[other]
         inputs = patches(layer, weight, pair.current[layer.source], thin)
         self.pairs.settle_(pair)
-        return _sums(inputs, output_rows(layer, target, thin))
+        return _sums(inputs, target_rows(layer, target, thin))
 
     def _settled(self, layer: Layer, weight: Tensor, sums: _Sums, rows: Tensor) -> dict[str, Tensor]:
         mean_in, mean_out = sums.inputs / sums.rows, sums.outputs / sums.rows
         mean = (rows * mean_in[..., None]).sum(dim=1)
         second = (rows * (sums.gram / sums.rows @ rows)).sum(dim=1)
+        if layer.transposed:  # over all taps
+            mean, second = (found.reshape(weight.shape[1], -1).mean(dim=1) for found in (mean, second))
         self.moments[layer.weight] = (mean.ravel(), (second - mean**2).clamp_min(0).ravel())
-        settled = {layer.weight: _as_weight(rows, weight)}
-        if layer.bias is not None:
+        settled = {layer.weight: _as_weight(layer, rows, weight)}
+        if layer.bias is not None and _has_constant(layer):
             settled[layer.bias] = (mean_out - mean).ravel().to(weight.dtype)
         for name, value in settled.items():  # an output that is gone (the width of a head) stays gone
             for axis, entries in self.dead.get(name, []):
@@ -219,9 +223,14 @@ def _sums(inputs: Tensor, targets: Tensor) -> _Sums:
     )
 
 
+def _has_constant(layer: Layer) -> bool:
+    """Whether its bias can be fitted; each tap of a transposed convolution would need its own."""
+    return layer.bias is not None and not layer.transposed
+
+
 def _positions(layer: Layer) -> int:
-    """Of one image's output."""
-    shape = layer.node.meta["val"].shape
+    """At which the weight is multiplied, of one image."""
+    shape = (layer.source if layer.transposed else layer.node).meta["val"].shape
     return int(shape[2:].numel() if layer.stride else shape[1:-1].numel())
 
 
@@ -263,6 +272,8 @@ def _factor(gram: Tensor, pull: Tensor) -> Tensor:
     return torch.diag_embed(torch.full(gram.shape[:-1], float("inf"), dtype=gram.dtype))  # keep the weights
 
 
-def _as_weight(rows: Tensor, weight: Tensor) -> Tensor:
+def _as_weight(layer: Layer, rows: Tensor, weight: Tensor) -> Tensor:
     """The inverse of `weight_rows`, in the type and memory format of the weight."""
+    if layer.transposed:
+        return torch.empty_like(weight).copy_(rows[0].reshape(weight.shape))
     return torch.empty_like(weight).copy_(rows.transpose(1, 2).reshape(weight.shape))

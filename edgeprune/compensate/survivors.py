@@ -156,7 +156,9 @@ class Survivors:
             layer.axis, -1
         )  # (outputs, taps..., inputs), or the first two swapped
         lost = table[..., found.leaving]
-        table = table + lost @ found.shares
+        alone = layer.transposed and self.mode == "affine"
+        shares = found.about_zero if alone else found.shares
+        table = table + lost @ shares
         table[..., found.leaving] = 0.0
         changed = {layer.weight: _like(table.movedim(-1, layer.axis), weight)}
         if layer.bias is not None and not layer.transposed:
@@ -245,6 +247,19 @@ class _Map:
     """c, shape (leaving,)."""
     precision: Tensor
     """Ω without them."""
+    mean: Tensor
+    """Of all channels."""
+
+    @property
+    def about_zero(self) -> Tensor:
+        """B where no constant can be given: c is given in shares as well, as far as they predict a 1.
+
+        A bias serves all taps of a transposed convolution alike, and each position is reached by few of them.
+        """
+        ones = self.precision.abs().sum(dim=1) == 1.0  # channels that are gone: rows of the identity
+        mean = torch.where(ones, 0.0, self.mean)
+        predicts = self.precision @ mean
+        return self.shares + self.constants[:, None] * (predicts / (1 + mean @ predicts))
 
     @classmethod
     def of(cls, precision_: Tensor, leaving: Tensor, mean: Tensor, *, shared: bool) -> _Map:
@@ -253,7 +268,8 @@ class _Map:
         shares = -inner if shared else torch.zeros_like(inner)
         shares[:, leaving] = 0.0
         rest = precision_ - columns @ inner
-        return cls(leaving, shares, mean[leaving] - shares @ mean, _without_rows(rest, leaving))
+        constants = mean[leaving] - shares @ mean
+        return cls(leaving, shares, constants, _without_rows(rest, leaving), mean)
 
 
 def _about_zero(measured: Measured) -> Measured:

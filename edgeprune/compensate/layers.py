@@ -199,9 +199,9 @@ def target_rows(layer: Layer, output: Tensor, thin: int = 1) -> Tensor:
     """As `output_rows`; of a transposed convolution the tile that each position gives, its taps last."""
     if not layer.transposed:
         return output_rows(layer, output, thin)
-    tiles = output
-    for axis, step in enumerate(layer.stride):
-        tiles = tiles.unflatten(2 + 2 * axis, (-1, step))  # (N, C, H, taps, W, taps)
+    images, channels, *size = output.shape
+    split = [part for length, step in zip(size, layer.stride, strict=True) for part in (length // step, step)]
+    tiles = output.reshape(images, channels, *split)  # (N, C, H, taps, W, taps)
     return _by_group(layer, tiles.permute(0, 1, 3, 5, 2, 4).flatten(4).flatten(1, 3), thin)
 
 

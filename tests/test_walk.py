@@ -441,7 +441,7 @@ def evaluated(damage: np.ndarray, first_look: float) -> tuple[int, dict[str, lis
 
 
 def test_first_looks_find_the_same_with_fewer_images() -> None:
-    looking, gone = evaluated(every_other(40), 1 / 16)
+    looking, gone = evaluated(every_other(40), 1 / 8)
     testing, gone_without = evaluated(every_other(40), 1)
     assert gone == gone_without == {"g": list(range(1, 40, 2))}
     assert looking < 0.7 * testing

@@ -55,7 +55,7 @@ class Rules:
     group_test: int = 64
     """Most units tested at once; 1 is the published walk."""
     early_exit: bool = True
-    first_look: float = 1 / 16
+    first_look: float = 1 / 8
     """Share of the images that a first look takes; 1: every test is on all classes."""
     align: int = 8
     """Widths are multiples of this; 1 leaves them."""

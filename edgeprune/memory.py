@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterable
@@ -9,8 +10,10 @@ from pathlib import Path
 
 from edgeprune.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 KEPT_SHARE = 0.5
-"""Of what is left under the limit: the rest is for running the network and for solving."""
+"""Of what is left under the limit: the rest is for what allocators do not give back."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -36,25 +39,26 @@ class Allowance:
         return fits
 
 
-def allowance(limit: int | None, *, needed: int = 0) -> Allowance:
+def allowance(limit: int | None, *, needed: float = 0) -> Allowance:
     """What may be kept so that the whole process stays within a limit.
 
     Args:
-        limit: Of the process, bytes; None: half of the memory that the machine (or its container) has.
+        limit: Of the process, bytes; None: half of the memory that the machine (or its container) has, and
+            nothing is kept where that is too little.
         needed: Bytes that will be taken in any case.
 
     Raises:
-        ConfigError: the process has taken that much already.
+        ConfigError: the process has taken that much already, or will.
     """
     most = limit or available() // 2
-    left = most - resident() - needed
-    if left <= 0:
-        taken = (resident() + needed) / 1e6
+    taken = resident() + needed
+    log.info("needs %.0f MB of memory in any case, keeps more up to %.0f MB", taken / 1e6, most / 1e6)
+    if taken >= most and limit is not None:
         raise ConfigError(
-            f"--memory-limit {most / 1e6:.0f}MB: network, images and libraries take {taken:.0f} MB; "
+            f"--memory-limit {most / 1e6:.0f}MB: network, images and libraries take {taken / 1e6:.0f} MB; "
             "give more than that, or fewer images (--samples-per-class)."
         )
-    return Allowance(left * KEPT_SHARE)
+    return Allowance(max(most - taken, 0) * KEPT_SHARE)
 
 
 def available() -> int:

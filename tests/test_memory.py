@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -141,3 +142,72 @@ def test_a_process_stays_within_its_limit() -> None:
 
     assert grown(250) < 250
     assert grown(4000) > 450, "or the limit above was none"
+
+
+WALKED = """
+import logging, resource, sys
+from pathlib import Path
+import numpy as np
+import torch
+from torch import nn
+from edgeprune.memory import resident
+from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions
+from edgeprune.pipeline.pruning import analyse, find_units
+from edgeprune.records import InputSpec
+
+method, limit = sys.argv[1], int(sys.argv[2])
+logging.basicConfig(format="%(message)s")
+logging.getLogger("edgeprune.memory").setLevel(logging.INFO)
+torch.set_num_threads(2)
+torch.manual_seed(0)
+network = nn.Sequential(
+    nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 16, 3, stride=4), nn.ReLU(),
+    nn.Conv2d(16, 16, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 4 * 4, 4),
+).eval()
+images = torch.rand(800, 3, 64, 64)
+with torch.inference_mode():
+    labels = torch.cat([network(some).argmax(1) for some in images.split(20)])
+seen = Images(calibration=Labelled(images=images.numpy(), labels=labels.numpy()), names=list("abcd"))
+options = PruneOptions(method=method, align=1)
+analysed = analyse(network, InputSpec(shape=(3, 64, 64)), options)
+
+def status(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+before, data = resident(), status("VmData")
+allowed = data + int(1.05 * 250e6)
+resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
+found = find_units(analysed, seen, options, Journey(memory_limit=before + limit * 10**6))
+print((status("VmHWM") - before) / 1e6, sum(map(len, found.pruning.plan.removed.values())))
+"""
+
+
+def walked(method: str, megabytes: int) -> subprocess.CompletedProcess[str]:
+    """A walk in a process that the system refuses more than 5 % beyond 250 MB from its beginning on."""
+    command = [sys.executable, "-c", WALKED, method, str(megabytes)]
+    return subprocess.run(command, check=False, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["c-swap", "c-swap-c"])
+def test_a_walk_fits_under_a_hard_limit(method: str) -> None:
+    """Values at the first cut take 800 * 32 * 64 * 64 * 4 bytes = 419 MB."""
+    done = walked(method, 250)
+    assert done.returncode == 0, done.stderr
+    peak, removed = done.stdout.split()
+    assert float(peak) < 250
+    assert int(removed) > 0
+    assert "of memory in any case, keeps more up to" in done.stderr
+    ignored = walked(method, 1_000_000)
+    assert ignored.returncode != 0
+    assert "allocate" in ignored.stderr, "of memory, and of nothing else"
+
+
+@pytest.mark.slow
+def test_what_an_analysis_takes_in_any_case_is_announced_and_refused() -> None:
+    done = walked("c-swap-c", 60)
+    assert re.search(
+        r"ConfigError: --memory-limit \d+MB: network, images and libraries take \d+ MB", done.stderr
+    )

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from tiny_builds import SOURCE, Place, measure_nothing, program, settle
 
 import edgeprune
 from edgeprune.config import BuildConfig
-from edgeprune.runfolder import RunFolder
+from edgeprune.runfolder import Journal, RunFolder
 
 STAGES = ("walk", "export-dense", "export-pruned", "accuracy-dense", "accuracy-pruned", "measure", "course")
 TESTS = Path(__file__).resolve().parent
@@ -281,6 +282,33 @@ def test_ctrl_c_ends_with_130_and_can_be_resumed(place: Place) -> None:
     assert not (place.out / "report.json").exists()
     assert not list(place.out.rglob(".tmp-*"))
     assert program("build", *slow_walk(place)).exit_code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "taken", [lambda: torch.empty(2**50), lambda: np.empty(2**50)], ids=["torch", "numpy"]
+)
+def test_out_of_memory_ends_in_one_line_and_can_be_resumed(
+    place: Place, monkeypatch: pytest.MonkeyPatch, taken: Callable[[], object]
+) -> None:
+    append, steps = Journal.append, []
+
+    def greedy(journal: Journal[object], entry: object) -> None:
+        append(journal, entry)
+        steps.append(entry)
+        if len(steps) == 5:
+            taken()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", greedy)
+        found = program("build", *slow_walk(place))
+    assert found.exit_code == 1
+    assert found.stderr.startswith("error: out of memory; ")
+    assert found.stderr.count("\n") == 1
+    journal = (place.out / "stages" / "walk.jsonl").read_text().splitlines()
+    assert len(journal) == 1 + 5
+    assert program("build", *slow_walk(place)).exit_code == 0
+    assert (place.out / "stages" / "walk.jsonl").read_text().splitlines()[: len(journal)] == journal
 
 
 def test_two_builds_at_once_are_refused_in_one_line(place: Place) -> None:

@@ -86,10 +86,14 @@ class Program:
         """
         if not len(images):
             return []
-        size = self._batch or max(1, min(PIECE_IMAGES, int(PIECE_BYTES / images[0].nbytes)))
+        size = self.piece_images(images[0].nbytes)
         count = -(-len(images) // size)
         count = min(len(images), count + count % 2)
         return [{self.input: channels_last(piece)} for piece in torch.tensor_split(images, count)]
+
+    def piece_images(self, image_bytes: int) -> int:
+        """How many images of this size run together, at most."""
+        return self._batch or max(1, min(PIECE_IMAGES, int(PIECE_BYTES / image_bytes)))
 
     def logits(self, pieces: Iterable[Values], weights: Weights, *, start: int = 0) -> Tensor:
         """The network's output from op `start` on, shape (n, K)."""

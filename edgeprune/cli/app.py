@@ -60,6 +60,14 @@ def global_flags(
     logging.getLogger("edgeprune").setLevel(level)
 
 
+NO_MEMORY = (
+    "error: out of memory; close other programs, give --memory-limit or fewer calibration images, "
+    "and run the same command again to go on where it was."
+)
+TORCH_ALLOCATOR = "DefaultCPUAllocator"
+"""torch says by this name, in a plain RuntimeError, that it got no memory."""
+
+
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:  # any command of ours
     """End a command's errors as the table of exit codes says."""
 
@@ -74,7 +82,11 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:  # any command o
         except BrokenPipeError as err:
             _end("", 1, err)
         except MemoryError as err:
-            _end("error: out of memory; close other programs or give fewer calibration images.", 1, err)
+            _end(NO_MEMORY, 1, err)
+        except RuntimeError as err:
+            if TORCH_ALLOCATOR not in str(err):
+                raise
+            _end(NO_MEMORY, 1, err)
         except OSError as err:
             _end(f"error: {err.filename or 'the system'}: {err.strerror or err}.", 1, err)
 

@@ -3,6 +3,7 @@
 layers.py     a layer's inputs as rows: one row per position that its weight is multiplied with
 moments.py    mean and covariance of what each layer reads
 survivors.py  removed units as affine functions of those that stay, and the damage that is left
+needs.py      the memory that this takes
 batchnorm.py  statistics re-estimated, for criteria without compensation
 refit.py      sequential least squares: inputs from the current network, targets from the dense one
 """
@@ -10,6 +11,7 @@ refit.py      sequential least squares: inputs from the current network, targets
 from edgeprune.compensate.batchnorm import reestimate
 from edgeprune.compensate.layers import Layer, Subject, find_layers
 from edgeprune.compensate.moments import Measured, Moments, measure_moments
+from edgeprune.compensate.needs import working_bytes
 from edgeprune.compensate.refit import Refit, refit
 from edgeprune.compensate.survivors import Block, Survivors
 
@@ -25,4 +27,5 @@ __all__ = [
     "measure_moments",
     "reestimate",
     "refit",
+    "working_bytes",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -173,26 +174,28 @@ def patches(layer: Layer, weight: Tensor, source: Tensor, thin: int = 1) -> Tens
     if not layer.stride:
         return source.reshape(1, -1, source.shape[-1])[:, ::thin]
     if layer.transposed:
-        return _by_group(layer, source.flatten(2), thin)
+        return _by_group(layer, source.flatten(2)[..., ::thin])
     if weight.shape[2:].numel() == 1 and set(layer.padding) <= {0}:
         steps = [slice(None, None, step) for step in layer.stride]
         rows = source[(slice(None), slice(None), *steps)].flatten(2)
-    else:
-        rows = functional.unfold(
-            source,
-            tuple(weight.shape[2:]),
-            dilation=layer.dilation,
-            padding=layer.padding,
-            stride=layer.stride,
-        )
-    return _by_group(layer, rows, thin)
+        return _by_group(layer, rows[..., ::thin])
+    unfold = partial(
+        functional.unfold,
+        kernel_size=tuple(weight.shape[2:]),
+        dilation=layer.dilation,
+        padding=layer.padding,
+        stride=layer.stride,
+    )
+    if thin == 1:
+        return _by_group(layer, unfold(source))
+    return _by_group(layer, torch.cat([unfold(image)[..., ::thin] for image in torch.split(source, 1)]))
 
 
 def output_rows(layer: Layer, output: Tensor, thin: int = 1) -> Tensor:
     """An output of the layer as (groups, positions, outputs of a group), in the order of `patches`."""
     if not layer.stride:
         return output.reshape(1, -1, output.shape[-1])[:, ::thin]
-    return _by_group(layer, output.flatten(2), thin)
+    return _by_group(layer, output.flatten(2)[..., ::thin])
 
 
 def target_rows(layer: Layer, output: Tensor, thin: int = 1) -> Tensor:
@@ -202,12 +205,11 @@ def target_rows(layer: Layer, output: Tensor, thin: int = 1) -> Tensor:
     images, channels, *size = output.shape
     split = [part for length, step in zip(size, layer.stride, strict=True) for part in (length // step, step)]
     tiles = output.reshape(images, channels, *split)  # (N, C, H, taps, W, taps)
-    return _by_group(layer, tiles.permute(0, 1, 3, 5, 2, 4).flatten(4).flatten(1, 3), thin)
+    return _by_group(layer, tiles.permute(0, 1, 3, 5, 2, 4).flatten(4).flatten(1, 3)[..., ::thin])
 
 
-def _by_group(layer: Layer, rows: Tensor, thin: int) -> Tensor:
-    """(N, C, positions) -> (groups, N * positions / thin, C / groups)."""
-    rows = rows[..., ::thin]
+def _by_group(layer: Layer, rows: Tensor) -> Tensor:
+    """(N, C, positions) -> (groups, N * positions, C / groups)."""
     images, width, positions = rows.shape
     grouped = rows.reshape(images, layer.groups, width // layer.groups, positions)
     return grouped.permute(1, 0, 3, 2).reshape(layer.groups, images * positions, -1)

@@ -129,7 +129,7 @@ class _Run:
         weight = self.weights[layer.weight]
         read = _read_inputs(layer, weight, self.dead.get(layer.weight, []))
         most = max(FEWEST_ROWS, ROWS_PER_UNKNOWN * int(read[0].sum()))
-        pairs, thin = self._sample(_positions(layer), most)
+        pairs, thin = self._sample(positions(layer), most)
         other = self._other_branch(layer)
         look = partial(self._look, layer, weight, other, thin)
         sums = reduce(operator.add, in_turn(self.program, look, pairs))
@@ -228,7 +228,7 @@ def _has_constant(layer: Layer) -> bool:
     return layer.bias is not None and not layer.transposed
 
 
-def _positions(layer: Layer) -> int:
+def positions(layer: Layer) -> int:
     """At which the weight is multiplied, of one image."""
     shape = (layer.source if layer.transposed else layer.node).meta["val"].shape
     return int(shape[2:].numel() if layer.stride else shape[1:-1].numel())

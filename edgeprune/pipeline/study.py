@@ -25,6 +25,8 @@ FEWEST_ELSEWHERE = 20
 TINY = 1e-9
 COPIES = 2
 """Of the calibration images, that the walk and the least squares make."""
+NETWORKS = 2
+"""That run side by side, dense and current."""
 NOT_MEASURED = compensate.Measured({}, {})
 
 
@@ -107,9 +109,19 @@ class Study:
         self.labels = self.images.calibration.labels[self.chosen]
         self._looked_at = self._by_shard(choice.scores)
         self.ledger = Ledger(self.coupling)
-        self.allowance = memory.allowance(
-            self.journey.memory_limit, needed=COPIES * self.images.calibration.images.nbytes
-        )
+        self.allowance = memory.allowance(self.journey.memory_limit, needed=self._needed_bytes())
+
+    def _needed_bytes(self) -> float:
+        """Memory that the analysis takes in any case, besides what the process has by now."""
+        images, threads = self.images.calibration.images, torch.get_num_threads()
+        piece = self.program.piece_images(images[0].nbytes)
+        elements = channels.Activations(self.coupling).peak(self.ledger.sizes)
+        running = NETWORKS * threads * piece * elements * images.itemsize
+        fitting = 0.0
+        if not self.options.only_zeroes:
+            layers = compensate.find_layers(self.program).values()
+            fitting = compensate.working_bytes(layers, self.program.dense, piece=piece, threads=threads)
+        return COPIES * images.nbytes + running + fitting
 
     @cached_property
     def subject(self) -> compensate.Subject:

@@ -267,7 +267,8 @@ def growth(args: argparse.Namespace, network: str, images: int, groups: int) -> 
     rows = []
     for factor in GROWTH:
         share = factor / GROWTH[-1]
-        by_images = fresh(args, network, ALL, images=max(1, int(images * share)), groups=None)
+        some = args.growth_groups
+        by_images = fresh(args, network, ALL, images=max(1, int(images * share)), groups=some)
         by_units = fresh(args, network, ALL, images=args.images, groups=max(1, int(groups * share)))
         del by_images["state"], by_units["state"]
         rows += [
@@ -309,6 +310,14 @@ def growth_table(kept: Row) -> str:
     return "\n".join(lines)
 
 
+def others(place: Path, networks: Sequence[str]) -> Row:
+    """What an earlier run found out about other networks."""
+    kept: Row = json.loads(place.read_text()) if place.exists() else {"rows": [], "growth": []}
+    for part in ("rows", "growth"):
+        kept[part] = [row for row in kept[part] if row["network"] not in networks]
+    return kept
+
+
 def write(place: Path, kept: Row) -> None:
     place.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n")
     text = [
@@ -337,6 +346,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="units of a variant that tests one by one")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--no-growth", action="store_true")
+    parser.add_argument("--growth-groups", type=int, help="growth on the first channel groups alone")
     parser.add_argument("--variant", choices=tuple(VARIANTS), help=argparse.SUPPRESS)
     parser.add_argument("--groups", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--state", type=Path, help=argparse.SUPPRESS)
@@ -346,14 +356,15 @@ def main() -> None:
         return
     import torch
 
-    kept: Row = {"rows": [], "growth": [], "rounds": args.rounds}
-    kept |= {"threads": torch.get_num_threads(), "torch": version("torch")}
-    for network in args.networks.split(","):
+    networks = args.networks.split(",")
+    kept = others(args.out.with_suffix(".json"), networks)
+    kept |= {"rounds": args.rounds, "threads": torch.get_num_threads(), "torch": version("torch")}
+    for network in networks:
         kept["rows"] += compare(args, network)
         write(args.out, kept)
         if not args.no_growth:
             study = load(args.data, network, args.images)
-            images, groups = len(study.images.calibration.labels), len(study.groups)
+            images, groups = len(study.images.calibration.labels), args.growth_groups or len(study.groups)
             kept["growth"] += growth(args, network, images, groups)
             write(args.out, kept)
     print(as_table(kept))

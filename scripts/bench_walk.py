@@ -323,8 +323,8 @@ def write(place: Path, kept: Row) -> None:
     text = [
         "# Cost of the walk",
         "Plain C-SWAP, layer by layer, α = 0.05, align 1; images are those classified correctly. `full` runs "
-        "the whole network for every unit; `all` is what a build does: group tests with first looks, early exit, "
-        "replay. Removed is the share of the parameters. Marked rows are "
+        "the whole network for every unit; `all` is what a build does: replay, early exit, group tests with "
+        "first looks. Removed is the share of the parameters. Marked rows are "
         "extrapolated from an even sample of the units, each tested where the walk `all` came to it. "
         "Peak MB is that of the whole process.",
         as_table(kept),

@@ -43,8 +43,9 @@ RULES = [
     Rules(group_test=1, early_exit=True, align=1),
     Rules(group_test=8, early_exit=False, align=1),
     Rules(group_test=8, early_exit=True, align=4),
-    Rules(group_test=64, early_exit=True, align=8),
-    Rules(group_test=3, early_exit=True, align=2),
+    Rules(group_test=64, early_exit=True, align=8, first_look=0.5),
+    Rules(group_test=8, early_exit=True, align=1, first_look=0.7),
+    Rules(group_test=3, early_exit=True, align=2, first_look=0.7),
 ]
 
 
@@ -253,7 +254,7 @@ def test_a_broken_judge_breaks_the_invariant(name: str) -> None:
 @pytest.mark.parametrize("options", [{}, *OPTIONS[2:]], ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_walk_cut_anywhere_goes_on_as_it_was(name: str, options: Options) -> None:
-    rules = Rules(group_test=4, align=2)
+    rules = Rules(group_test=4, align=2, first_look=0.7)
     whole = Walked(case(name), rules, **options)
     for cut in range(0, len(whole.steps) + 1, 5):
         rest = Walked(case(name), rules, recorded=whole.steps[:cut], **options)
@@ -374,6 +375,7 @@ rules = st.builds(
     group_test=st.sampled_from([1, 2, 5, 64]),
     early_exit=st.booleans(),
     align=st.sampled_from([1, 2, 8]),
+    first_look=st.sampled_from([1 / 8, 1 / 2]),
 )
 falls = st.sampled_from([-0.02, 0.0, 0.01, 0.03, 0.2])
 damage = st.sampled_from([CLASSES, MANY]).flatmap(
@@ -441,7 +443,7 @@ def evaluated(damage: np.ndarray, first_look: float) -> tuple[int, dict[str, lis
 
 
 def test_first_looks_find_the_same_with_fewer_images() -> None:
-    looking, gone = evaluated(every_other(40), 1 / 8)
+    looking, gone = evaluated(every_other(40), 1 / 3)
     testing, gone_without = evaluated(every_other(40), 1)
     assert gone == gone_without == {"g": list(range(1, 40, 2))}
     assert looking < 0.7 * testing
@@ -450,7 +452,7 @@ def test_first_looks_find_the_same_with_fewer_images() -> None:
 def test_what_a_first_look_missed_is_found_together_and_tried_again() -> None:
     damage = np.zeros((12, MANY))
     damage[[1, 6], MANY - 1] = 0.5  # the last class, which nobody asks at first
-    network = Additive({"g": damage}, Rules(align=1))
+    network = Additive({"g": damage}, Rules(align=1, first_look=1 / 3))
     steps, _ = network.run()
     assert network.gone["g"] == [0, 2, 3, 4, 5, 7, 8, 9, 10, 11]
     refused = [s for s in steps if not s.removed and s.note == TOGETHER]

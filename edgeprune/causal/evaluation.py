@@ -14,7 +14,7 @@ from edgeprune.records import Doubles, Finding, Step
 MIN_SHARD = 8
 """Images that one evaluation runs together at least."""
 FEWEST_SHARDS = 2
-"""Of a first look."""
+"""That a part of the images must come to, so that it is looked at alone."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,8 +124,7 @@ class Examiner:
 
         Args:
             scores: Scores of one shard.
-            share: Of the images, how many to look at: whole shards, at least two. Below 1, only a refusal
-                is sure.
+            share: Of the images, how many to look at: whole shards. Below 1, only a refusal is sure.
         """
         judge = self.judge
         z = np.full(judge.tests, np.nan)
@@ -166,12 +165,15 @@ class Examiner:
         return np.concatenate(self.crew.gather(scores, self.shards))
 
     def _first(self, share: float) -> Sequence[Shard]:
-        """The first shards with this share of the images; all of them where a class is in several."""
-        if sum(len(shard.classes) for shard in self.shards) > len(self.judge.classes):
+        """The first shards with this share of the images.
+
+        All of them where a class is in several, and where so few shards would save nothing.
+        """
+        several = sum(len(shard.classes) for shard in self.shards) > len(self.judge.classes)
+        if several or share * len(self._order) < FEWEST_SHARDS:
             return self._order
         sizes = np.cumsum([shard.images.stop - shard.images.start for shard in self._order])
-        enough = int(np.searchsorted(sizes, share * sizes[-1])) + 1
-        return self._order[: max(enough, FEWEST_SHARDS)]
+        return self._order[: int(np.searchsorted(sizes, share * sizes[-1])) + 1]
 
     def _each(
         self, scores: Callable[[Shard], Doubles], order: Sequence[Shard]

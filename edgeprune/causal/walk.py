@@ -56,7 +56,7 @@ class Rules:
     """Most units tested at once; 1 is the published walk."""
     early_exit: bool = True
     first_look: float = 1 / 8
-    """Share of the images that a first look takes; 1: every test is on all classes."""
+    """Share of the images that a first look takes, where classes are many; 1: there is none."""
     align: int = 8
     """Widths are multiples of this; 1 leaves them."""
     reference: Literal["dense", "current"] = "dense"

@@ -70,24 +70,25 @@ def make_place(folder: Path) -> Path:
     return folder
 
 
+def settings(folder: Path, task: str) -> dict[str, object]:
+    """Of a build of what lies in a folder, by a task of its net.py."""
+    return {
+        "model": f"python:{folder / 'net.py'}:Tiny",
+        "weights": str(folder / "w.safetensors"),
+        "data": str(folder / "data.toml"),
+        "task": f"python:{folder / 'net.py'}:{task}",
+        "target": "onnxruntime",
+        "align": 1,
+        "out": str(folder / "out"),
+        "processes": 2,
+    }
+
+
 @pytest.mark.slow
 def test_a_regression_is_built_by_its_own_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure_nothing(monkeypatch)
     place = make_place(tmp_path)
-    report = build(
-        make_config(
-            {
-                "model": f"python:{place / 'net.py'}:Tiny",
-                "weights": str(place / "w.safetensors"),
-                "data": str(place / "data.toml"),
-                "task": f"python:{place / 'net.py'}:closeness",
-                "target": "onnxruntime",
-                "align": 1,
-                "out": str(place / "out"),
-                "processes": 2,
-            }
-        )
-    )
+    report = build(make_config(settings(place, "closeness")))
     dense = report.accuracy["dense"]
     assert dense.metric == "closeness"
     assert dense.top1.value > 0.5
@@ -156,16 +157,7 @@ def train_example(folder: Path, name: str, labels: np.ndarray, images: np.ndarra
     (folder / "data.toml").write_text(
         'classes = ["a", "b", "c"]\n[calibration]\nsource = "a.npz"\nimages = "x"\nlabels = "y"\n'
     )
-    return {
-        "model": f"python:{folder / 'net.py'}:Tiny",
-        "weights": str(folder / "w.safetensors"),
-        "data": str(folder / "data.toml"),
-        "task": f"python:{folder / 'net.py'}:{name}",
-        "target": "onnxruntime",
-        "align": 1,
-        "out": str(folder / "out"),
-        "processes": 2,
-    }
+    return settings(folder, name)
 
 
 @pytest.mark.slow

@@ -11,8 +11,16 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from edgeprune.calibration.arrays import CLASS_ARRAYS, Place, class_names_of, images_of, read_npz
-from edgeprune.calibration.listing import Entry, Listing, Source, digest_array, image_files, is_there
+from edgeprune.calibration.arrays import Place, class_names_of, images_of
+from edgeprune.calibration.listing import (
+    Entry,
+    Listing,
+    Source,
+    digest_array,
+    image_files,
+    is_there,
+    named_arrays,
+)
 from edgeprune.calibration.pixels import Corners, placed
 from edgeprune.errors import DataError
 from edgeprune.records import Box, Doubles, Preprocess
@@ -122,19 +130,17 @@ def _entry(image: Path, boxes: Sequence[Box], where: str) -> Entry:
 
 def _list_npz(source: Source) -> Listing:
     path = source.path
-    if source.images is None or source.labels is None:
-        raise DataError(f"{path}: name its arrays with `images` and `labels` in a .toml description.")
-    arrays = read_npz(path, [source.images, source.labels], optional=CLASS_ARRAYS)
-    images, rows = images_of(arrays, source.images, path), arrays[source.labels]
+    images_name, labels_name, arrays = named_arrays(source)
+    images, rows = images_of(arrays, images_name, path), arrays[labels_name]
     names = class_names_of(arrays)
     if rows.ndim != 3 or rows.shape[::2] != (len(images), COLUMNS) or names is None:  # noqa: PLR2004
         raise DataError(
-            f"{path}: {source.labels} is {rows.dtype}{rows.shape}; boxes have the shape ({len(images)}, "
+            f"{path}: {labels_name} is {rows.dtype}{rows.shape}; boxes have the shape ({len(images)}, "
             f"any, {COLUMNS}): class (-1 fills up), x0, y0, x1, y1, ignored; `classes` are their names."
         )
     entries = []
     for index, (image, own) in enumerate(zip(images, rows, strict=True)):
-        place = Place(str(path), source.images, index)
+        place = Place(str(path), images_name, index)
         boxes = tuple(
             _box(names[int(row[0])], (row[1], row[2], row[3], row[4]), str(place), ignored=bool(row[5]))
             for row in own[own[:, 0] >= 0].tolist()

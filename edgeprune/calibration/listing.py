@@ -173,14 +173,22 @@ def is_there(image: Path) -> bool:
         return False
 
 
+def named_arrays(source: Source) -> tuple[str, str, dict[str, Array]]:
+    """Names of the images and of their answers in an .npz file, and its arrays; both names must be given."""
+    path = source.path
+    if source.images is None or source.labels is None:
+        raise DataError(f"{path}: name its arrays with `images` and `labels` in a .toml description.")
+    wanted = [source.images, source.labels]
+    return source.images, source.labels, read_npz(path, wanted, optional=CLASS_ARRAYS)
+
+
 def _list_npz(source: Source) -> Listing:
     path = source.path
     if source.images is None or source.labels is None:
         arrays = read_npz(path)
         images_name, labels_name = find_pair(arrays, source.purpose, path)
     else:
-        images_name, labels_name = source.images, source.labels
-        arrays = read_npz(path, [images_name, labels_name], optional=CLASS_ARRAYS)
+        images_name, labels_name, arrays = named_arrays(source)
     images = images_of(arrays, images_name, path)
     labels = labels_of(arrays, labels_name, path)
     if len(images) != len(labels):

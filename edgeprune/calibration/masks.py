@@ -10,12 +10,10 @@ import numpy as np
 from PIL import Image
 
 from edgeprune.calibration.arrays import (
-    CLASS_ARRAYS,
     Array,
     Place,
     class_names_of,
     images_of,
-    read_npz,
 )
 from edgeprune.calibration.listing import (
     Entry,
@@ -26,6 +24,7 @@ from edgeprune.calibration.listing import (
     digest_file,
     image_files,
     is_there,
+    named_arrays,
 )
 from edgeprune.calibration.pixels import reshaped
 from edgeprune.errors import DataError
@@ -88,22 +87,20 @@ def _entry(image: Path, mask: Path, where: str) -> Entry:
 
 def _list_npz(source: Source) -> Listing:
     path = source.path
-    if source.images is None or source.labels is None:
-        raise DataError(f"{path}: name its arrays with `images` and `labels` in a .toml description.")
-    arrays = read_npz(path, [source.images, source.labels], optional=CLASS_ARRAYS)
-    images, masks = images_of(arrays, source.images, path), arrays[source.labels]
+    images_name, labels_name, arrays = named_arrays(source)
+    images, masks = images_of(arrays, images_name, path), arrays[labels_name]
     wanted, kinds = (images.shape[:3], "iu") if source.kind == "masks" else (images.shape[:1], "iufb")
     if masks.dtype.kind not in kinds or masks.shape[: len(wanted)] != wanted:
         what = "masks are integers" if source.kind == "masks" else "labels are numbers"
         raise DataError(
-            f"{path}: {source.labels} is {masks.dtype}{masks.shape}; {what} of shape {wanted}, as the images "
-            f"in {source.images}."
+            f"{path}: {labels_name} is {masks.dtype}{masks.shape}; {what} of shape {wanted}, as the images "
+            f"in {images_name}."
         )
     entries = []
     for index, (image, mask) in enumerate(zip(images, masks, strict=True)):
-        here, there = (str(Place(str(path), name, index)) for name in (source.images, source.labels))
+        here, there = (str(Place(str(path), name, index)) for name in (images_name, labels_name))
         digest = hashlib.sha256(mask.tobytes()).hexdigest()
-        place = Place(str(path), source.images, index)
+        place = Place(str(path), images_name, index)
         entries.append(
             Entry(
                 source=here,

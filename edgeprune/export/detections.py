@@ -10,7 +10,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from edgeprune.export.metadata import description_of, write_
 from edgeprune.export.writing import save
 from edgeprune.records import Decoding
 
@@ -54,7 +53,6 @@ def with_boxes(source: Path, path: Path, decoding: Decoding) -> None:
     """
     model = onnx.load(source)
     end_with_boxes_(model, decoding)
-    write_(model, description_of(onnx.load(source, load_external_data=False)))
     onnx.checker.check_model(model)
     save(model, path)
 

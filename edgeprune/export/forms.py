@@ -12,7 +12,6 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from edgeprune.errors import ModelError
 from edgeprune.export import processing
 from edgeprune.export.detections import end_with_boxes_
-from edgeprune.export.metadata import description_of, write_
 from edgeprune.export.writing import save, staged
 from edgeprune.records import Decoding, Preprocess
 from edgeprune.scratch import scratch
@@ -101,7 +100,6 @@ def with_processing(
         end_with_boxes_(made, end)
     else:
         processing.end_with_(made, end)
-    write_(made, description_of(network))
     onnx.checker.check_model(made)
     save(made, path)
 

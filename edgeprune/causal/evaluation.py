@@ -108,16 +108,23 @@ class Examiner:
         shards: From `make_shards`.
         early_exit: Stop at the first class that is significantly worse: the others cannot change the verdict.
         crew: Who evaluates the shards; the outcome does not depend on it.
+        sorted: Whether the order of the classes is that of the current network.
     """
 
     judge: Judge
     shards: Sequence[Shard]
     early_exit: bool = True
     crew: Crew = field(default_factory=Alone)
+    sorted: bool = True
     _order: list[Shard] = field(init=False)
+    _blamed: list[int] = field(default_factory=list, init=False)
+    """Classes that refused since the network changed last, and are asked first."""
+    _whole: bool = field(init=False)
+    """Whether each class is in one shard."""
 
     def __post_init__(self) -> None:
         self._order = list(self.shards)
+        self._whole = sum(len(shard.classes) for shard in self.shards) <= len(self.judge.classes)
 
     def examine(self, scores: Callable[[Shard], Doubles], *, share: float = 1.0) -> Outcome:
         """The outcome of an intervention that gives these scores.
@@ -169,8 +176,7 @@ class Examiner:
 
         All of them where a class is in several, and where so few shards would save nothing.
         """
-        several = sum(len(shard.classes) for shard in self.shards) > len(self.judge.classes)
-        if several or share * len(self._order) < FEWEST_SHARDS:
+        if share * len(self._order) < FEWEST_SHARDS or share >= 1 or not self._whole:
             return self._order
         sizes = np.cumsum([shard.images.stop - shard.images.start for shard in self._order])
         return self._order[: int(np.searchsorted(sizes, share * sizes[-1])) + 1]
@@ -183,14 +189,26 @@ class Examiner:
             some = order[first : first + step]
             yield from zip(some, self.crew.gather(scores, some), strict=True)
 
-    def sort_(self, z: Doubles) -> None:
-        """Ask first those classes that come closest to their limits in the current network.
+    def everything(self) -> Examiner:
+        """Looks at all images, in their order."""
+        return Examiner(self.judge, self.shards, early_exit=False, crew=self.crew)
 
-        A refusal of one unit of MobileNetV2 took 24 images this way, 35 where the class that came out worst
-        last came first, and 13 in the best of all orders.
-        """
-        slack = z / self.judge.quantiles
-        self._order = sorted(self.shards, key=lambda shard: float(min(slack[list(shard.classes)])))
+    def move_(self, z: Doubles | None) -> None:
+        """The network has changed: z of every class in it, None where that is not known."""
+        self._blamed.clear()
+        self.sorted = False
+        if z is not None:
+            self._sort_(z)
+
+    def know_(self, scores: Callable[[Shard], Doubles]) -> None:
+        """Look at the current network, which gives these scores, unless it is known what it leaves."""
+        if not self.sorted:
+            self._sort_(self.everything().examine(scores).z)
+
+    def blame_(self, number: int) -> None:
+        """Ask this class first until the network changes."""
+        self._blamed.append(number)
+        self.put_first_(number)
 
     def put_first_(self, number: int) -> None:
         """Ask this class first next time."""
@@ -198,3 +216,15 @@ class Examiner:
         if first is not None:  # else it is the pool
             self._order.remove(first)
             self._order.insert(0, first)
+
+    def _sort_(self, z: Doubles) -> None:
+        """Ask first those classes that come closest to their limits in the current network.
+
+        A refusal of one unit of MobileNetV2 took 24 images this way, 35 where the class that came out worst
+        last came first, and 13 in the best of all orders.
+        """
+        slack = z / self.judge.quantiles
+        self._order = sorted(self.shards, key=lambda shard: float(min(slack[list(shard.classes)])))
+        for number in self._blamed:
+            self.put_first_(number)
+        self.sorted = True

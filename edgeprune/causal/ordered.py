@@ -70,6 +70,8 @@ class OrderedWalk:
         steps: list[Step] = []
         queue = list(self.blocks)
         count, suspects, refusal = FIRST, 0, None
+        if self.network.removed:
+            self.examiner.move_(None)
         while queue:
             some = queue[:count]
             if not self.within(_joined(self.network.removed, some)):
@@ -98,13 +100,17 @@ class OrderedWalk:
             raise JournalError("the interrupted walk went another way")
         if step is None and known is not None:  # one block: of one group
             step = replace(known, group=some[0].group, units=some[0].units, joint={}, evaluated=0)
+        z = None
         if step is None:
+            self.examiner.know_(lambda shard: self.scores(shard, {}))
             changed = self.network.without(units)
             outcome = self.examiner.examine(lambda shard: self.scores(shard, changed))
-            step = outcome.step(units)
-        self.examiner.put_first_(step.worst_class)
+            step, z = outcome.step(units), outcome.z
         if step.removed:
             self.network.remove_(units)
+            self.examiner.move_(z)
+        else:
+            self.examiner.blame_(step.worst_class)
         self.on_step(step, settled + (len(some) if step.removed or len(some) == 1 else 0))
         return step
 

@@ -103,8 +103,14 @@ def walk(
     Returns:
         All steps, and why the walk ended.
     """
-    examiner = Examiner(walker.judge, shards, early_exit=walker.rules.early_exit, crew=walker.crew)
-    run = _Run(walker, examiner, iter(recorded), sorted=not walker.network.removed)
+    examiner = Examiner(
+        walker.judge,
+        shards,
+        early_exit=walker.rules.early_exit,
+        crew=walker.crew,
+        sorted=not walker.network.removed,
+    )
+    run = _Run(walker, examiner, iter(recorded))
     stopped = "natural end: every unit was tested"
     for group in sorted(groups, key=lambda g: (walker.network.position(g), g.name)):
         walker.network.enter(group)
@@ -138,14 +144,10 @@ class _Run:
     walker: Walker
     examiner: Examiner
     recorded: Iterator[Step]
-    sorted: bool
-    """Whether the examiner asks the classes in the order of what the current network leaves them."""
     steps: list[Step] = field(default_factory=list)
     settled: int = 0
     moved: bool = False
     """Whether the network has changed since the reference was computed."""
-    blamed: list[int] = field(default_factory=list)
-    """Classes that refused what had passed a first look, since the network changed last."""
     together: int = FIRST_WAITING
     """Sets that may wait for a test together."""
     next: Step | None = None
@@ -321,36 +323,19 @@ class _Run:
             return self.walker.scores(shard, group, units)
 
         if not units:
-            return self._everything().examine(scores)
+            return self.examiner.everything().examine(scores)
         self._refer_()
-        if not self.sorted:
-            z = self._everything().examine(lambda shard: self.walker.scores(shard, group, ())).z
-            self._sort_(z)
+        self.examiner.know_(lambda shard: self.walker.scores(shard, group, ()))
         return self.examiner.examine(scores, share=share)
-
-    def _everything(self) -> Examiner:
-        """Looks at all images, in their order."""
-        examiner = self.examiner
-        return Examiner(examiner.judge, examiner.shards, early_exit=False, crew=examiner.crew)
 
     def _order_classes(self, step: Step, z: Doubles | None) -> None:
         """Which classes the examiner asks first from now on."""
         if self.walker.rules.reference == "current":
             self.examiner.put_first_(step.worst_class)
         elif step.removed or step.returned:
-            self.blamed.clear()
-            self.sorted = False
-            if z is not None:
-                self._sort_(z)
+            self.examiner.move_(z)
         elif step.note == TOGETHER:
-            self.examiner.put_first_(step.worst_class)
-            self.blamed.append(step.worst_class)
-
-    def _sort_(self, z: Doubles) -> None:
-        self.examiner.sort_(z)
-        for number in self.blamed:
-            self.examiner.put_first_(number)
-        self.sorted = True
+            self.examiner.blame_(step.worst_class)
 
     def _refer_(self) -> None:
         """Compare with the current network from now on, where the rules say so."""

@@ -26,6 +26,7 @@ The rooms, in the order in which a build passes them (`pipeline` is the only one
     budgets       a limit as users write it -> a limit
     copying       deep copies of networks
     memory        what an analysis may keep
+    disk          room for what a build writes
     scratch       temporary files, and the end of what a kill leaves
     quantities    "12ms", "5MB" -> numbers
     data_files    where the target profiles and data descriptions that ship with edgeprune lie

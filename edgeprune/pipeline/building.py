@@ -26,6 +26,7 @@ from edgeprune.pipeline.kept import check_groups, keep_settings, keep_weights, w
 from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions, asked_options
 from edgeprune.pipeline.pruning import Analysed, Found, analyse, find_units
 from edgeprune.pipeline.quantizing import quantized, with_room_for_int8
+from edgeprune.pipeline.room import check_room
 from edgeprune.pipeline.saving import PrunedModel, make_pruned
 from edgeprune.pipeline.searching import Searching
 from edgeprune.pipeline.tasking import kind_of, make_task, task_settings
@@ -65,6 +66,7 @@ def build(config: BuildConfig, *, watcher: Watcher | None = None) -> Report:
     with RunFolder.open(config.out) as folder:
         keep_settings(config, folder.path)
         build = Build(inputs, folder, watcher or Silence())
+        check_room(build)
         with build.opened, sharing.leading(build.crew):
             return build.report()
 

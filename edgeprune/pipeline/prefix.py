@@ -12,6 +12,7 @@ from edgeprune.pipeline.inputs import Inputs
 from edgeprune.pipeline.kept import check_groups, check_walked, keep_settings, recorded_walk
 from edgeprune.pipeline.ledger import ROUNDING
 from edgeprune.pipeline.pruning import Found, make_study, make_trajectory, width
+from edgeprune.pipeline.room import check_room
 from edgeprune.pipeline.saving import PrunedModel, make_pruned
 from edgeprune.pipeline.study import Study, Walked
 from edgeprune.pipeline.trajectory import Order, taken, within
@@ -92,5 +93,6 @@ def analyse_only(config: BuildConfig, *, watcher: Watcher | None = None) -> Prun
     with RunFolder.open(config.out) as folder:
         keep_settings(config, folder.path)
         build = Build(inputs, folder, watcher or Silence())
+        check_room(build, deployed=False)
         with sharing.leading(build.crew):
             return build.pruned

@@ -183,7 +183,6 @@ def sampled(  # noqa: PLR0913, PLR0917  # a walk's parts
 
     groups, order, state = walk
     examiner = causal.Examiner(study.judge, study.shards, early_exit=variant.early_exit)
-    whole = causal.Examiner(study.judge, study.shards, early_exit=False)
     every = sum(group.units for group in groups) / sample
     place, due, tried, evaluated = 0, 0.0, 0, 0
     entering, testing = 0.0, 0.0
@@ -195,7 +194,8 @@ def sampled(  # noqa: PLR0913, PLR0917  # a walk's parts
         for unit in order(group):
             if place >= due:
                 if variant.early_exit:  # a walk knows z from its last removal: not counted
-                    examiner.sort_(whole.examine(lambda shard, g=group: scores(shard, g, ())).z)
+                    z = examiner.everything().examine(lambda shard, g=group: scores(shard, g, ())).z
+                    examiner.move_(z)
                 start = time.process_time()
                 outcome = examiner.examine(lambda shard, g=group, u=unit: scores(shard, g, (u,)))
                 testing += time.process_time() - start

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 STAGES = ("walk", "export-dense", "export-pruned", "accuracy-dense", "accuracy-pruned", "measure", "report")
-DISK_KIB = 16_384
+DISK_KIB = 65_536
 SECONDS = 300
 KILLED, ENDED, REFUSED = -signal.SIGKILL, 130, 1
 SETTINGS = {"group_test": 1, "align": 1}

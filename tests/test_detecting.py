@@ -382,7 +382,13 @@ def test_a_build_of_an_ssd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["ssdlite320_mobilenet_v3_large", "retinanet_resnet50_fpn", "fcos_resnet50_fpn"]
+    "name",
+    [
+        "ssdlite320_mobilenet_v3_large",
+        "retinanet_resnet50_fpn",
+        "fcos_resnet50_fpn",
+        "fasterrcnn_mobilenet_v3_large_320_fpn",
+    ],
 )
 @pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore")
@@ -437,13 +443,11 @@ def test_ssdlite_is_cut_and_deployed_with_parity(tmp_path: Path) -> None:
         print(f"{line.stage}: {line.error:.1e}")
 
 
-def test_two_stages_are_refused_in_one_line() -> None:
+def test_masks_and_keypoints_are_refused_in_one_line() -> None:
     from torchvision import models
 
-    detector = models.get_model(
-        "fasterrcnn_mobilenet_v3_large_320_fpn", weights=None, weights_backbone=None
-    ).eval()
-    with pytest.raises(ModelError, match="second stage") as caught:
+    detector = models.get_model("maskrcnn_resnet50_fpn", weights=None, weights_backbone=None).eval()
+    with pytest.raises(ModelError, match="masks and keypoints are not") as caught:
         detecting(detector, InputSpec(shape=(3, 64, 64)))
     assert "\n" not in str(caught.value)
 

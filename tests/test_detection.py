@@ -19,6 +19,7 @@ from edgeprune import surgery
 from edgeprune.channels import Coupling, couple, cut, kept_indices, masked, trace
 from edgeprune.errors import ModelError
 from edgeprune.records import InputSpec
+from edgeprune.zoo import detecting
 from edgeprune.zoo.detection import DetectorCore, core_of, detector_of, is_detector
 
 SPEC = InputSpec(shape=(3, 64, 64))
@@ -141,6 +142,35 @@ def test_what_a_region_is_taken_from_is_coupled_with_its_head() -> None:
     [features] = [group for group in coupling.groups if group.name == "detector.backbone.b.weight"]
     read = {(slot.parameter, slot.indices.shape[1]) for slot in features.slots if slot.consumer}
     assert read == {("detector.rpn.head.conv.0.0.weight", 1), ("detector.roi_heads.box_head.fc6.weight", 9)}
+
+
+def test_a_second_stage_follows_the_first_as_it_is() -> None:
+    """The file of a Faster R-CNN ends before its regions; behind it, boxes come out as the detector's own."""
+    core, _ = prepared(faster_rcnn)
+    detector = core.detector
+    first, finish = detecting(detector, SPEC)
+    detector.transform.image_mean, detector.transform.image_std = [0.0] * 3, [1.0] * 3
+    images = torch.rand(2, *SPEC.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, given = detector(list(images)), finish(first(images).numpy())
+    for own, rows in zip(expected, given, strict=True):
+        assert len(rows) == len(own["boxes"]) > 0
+        assert rows[:, 0] == pytest.approx(own["labels"].numpy() - 1)
+        assert rows[:, 1] == pytest.approx(own["scores"].numpy(), abs=1e-5)
+        assert rows[:, 2:] == pytest.approx(own["boxes"].numpy(), abs=1e-2)
+
+    coupling = couple(trace(first, SPEC))
+    cuttable = {group.name for group in coupling.groups}
+    assert cuttable == {"backbone.a.weight", "head.conv.0.0.weight"}, "what regions are taken from stays"
+    removed = random_units(coupling, 0.4)
+    kept = kept_indices(coupling, removed)
+    smaller = surgery.operate(first, kept, cut(coupling, removed), SPEC, batch=None)
+    assert smaller.own_class, smaller.reason
+    with torch.no_grad():
+        masked_outputs, outputs = masked(coupling, removed)(images).numpy(), smaller.module(images).numpy()
+    for rows, others in zip(finish(masked_outputs), finish(outputs), strict=True):
+        assert len(rows) > 0
+        assert rows == pytest.approx(others, abs=1e-2)
 
 
 def test_other_networks_are_refused() -> None:

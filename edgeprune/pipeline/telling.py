@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeprune import calibration, tasks
+from edgeprune import calibration, tasks, zoo
 from edgeprune.pipeline import picturing
 from edgeprune.pipeline.components import components
 from edgeprune.pipeline.digests import digest
@@ -35,6 +35,10 @@ STAGE = "course"
 SHARES = (0.25, 0.5, 0.75)
 """Of what the walk removed: where the trajectory is looked at between dense and chosen."""
 MOST_CHANGED = 12
+SECOND_STAGE = (
+    "the detector's second stage follows the file, in Python and as it was: accuracy is that of both, "
+    "latency, memory and size are those of the file."
+)
 
 
 def notes(build: Build) -> tuple[str, ...]:
@@ -42,7 +46,10 @@ def notes(build: Build) -> tuple[str, ...]:
     exported = [note for export in build.exports.values() for note in export.notes]
     forecast = build.searching.forecast
     predicted = [forecast.sentence] if forecast else []
-    found = [*build.loaded.notes, *build.data.notes, *build.pruning.notes, *exported, *predicted]
+    behind = (
+        [SECOND_STAGE] if build.config.task == "detection" and zoo.has_second_stage(build.network) else []
+    )
+    found = [*build.loaded.notes, *build.data.notes, *build.pruning.notes, *exported, *predicted, *behind]
     return tuple(dict.fromkeys(found))
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from edgeprune.errors import ModelError
 from edgeprune.records import Preprocess
-from edgeprune.zoo.boxes import Finish, decoding, detecting
+from edgeprune.zoo.boxes import Finish, decoding, detecting, has_second_stage
 from edgeprune.zoo.datasets import torchvision_data
 from edgeprune.zoo.sources import Source, find_function, find_object, find_source, task_of
 from edgeprune.zoo.weights import State, fit_, head_classes, matched, read_state
@@ -28,6 +28,7 @@ __all__ = [
     "detecting",
     "find_function",
     "find_object",
+    "has_second_stage",
     "load",
     "task_of",
     "torchvision_data",

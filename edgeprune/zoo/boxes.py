@@ -2,12 +2,14 @@
 
 Boxes come out of a search whose length depends on the data, which neither traces nor runs everywhere. So the
 deployed file ends at one tensor of shape (N, anchors, 4 + scores), and the detector's own post-processing
-follows as a step in Python, the dense and the pruned network's alike.
+follows as a step in Python, the dense and the pruned network's alike. Of two stages, the second belongs to
+that step: the file gives features and what the first one found, end to end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ Finish = Callable[[Floats], Sequence[NDArray[np.floating[Any]]]]
 """Outputs of some images -> detections of each: rows (class, score, x0, y0, x1, y1), pixels of the input.
 torchvision's class 1 is class 0 here: its class 0 stands for no object."""
 
+MORE_THAN_BOXES = (detection.MaskRCNN, detection.KeypointRCNN)
 PARTS = ("bbox_regression", "cls_logits", "bbox_ctrness")
 
 
@@ -40,12 +43,37 @@ class OneTensor(nn.Module):
         return torch.cat([given[part] for part in PARTS if part in given], dim=2)
 
 
+class FirstStage(nn.Module):
+    """Backbone, neck and proposals of a two-stage detector: features, objectness and deltas, (N, values)."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        whole: Any = detector  # Any: nn.Module types no attributes
+        self.backbone, self.head = whole.backbone, whole.rpn.head
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = list(features_of(self, images).values())
+        objectness, deltas = self.head(features)
+        return torch.cat([value.flatten(1) for value in (*features, *objectness, *deltas)], dim=1)
+
+
+class Given(nn.Module):
+    """Stands in for the head of a first stage, and gives what is known already."""
+
+    def __init__(self, known: tuple[list[Tensor], list[Tensor]]) -> None:
+        super().__init__()
+        self.known = known
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        return self.known
+
+
 def detecting(module: nn.Module, spec: InputSpec) -> tuple[nn.Module, Finish]:
     """What is traced of a detector, and its post-processing.
 
     Args:
-        module: One of torchvision's one-stage detectors, or any network with a method `detections(outputs)`,
-            which gives for each image rows of class, score, x0, y0, x1, y1.
+        module: One of torchvision's one-stage detectors, its Faster R-CNN, or any network with a method
+            `detections(outputs)`, which gives for each image rows of class, score, x0, y0, x1, y1.
         spec: Its input.
 
     Raises:
@@ -53,19 +81,26 @@ def detecting(module: nn.Module, spec: InputSpec) -> tuple[nn.Module, Finish]:
     """
     if isinstance(module, ONE_STAGE):
         return OneTensor(module).eval(), _finish(module, spec)
+    if isinstance(module, detection.FasterRCNN) and not isinstance(module, MORE_THAN_BOXES):
+        return FirstStage(module).eval(), _second_stage(module, spec)
     if isinstance(module, TWO_STAGES):
         raise ModelError(
-            f"{type(module).__name__}: its second stage looks at as many regions as its first one finds, and "
-            "no file of fixed shapes holds that; give a one-stage detector "
-            f"({', '.join(kind.__name__ for kind in ONE_STAGE)})."
+            f"{type(module).__name__}: boxes are judged, masks and keypoints are not; give a detector "
+            f"without them ({', '.join(kind.__name__ for kind in (*ONE_STAGE, detection.FasterRCNN))})."
         )
     own = getattr(module, "detections", None)
     if callable(own):
         return module, own
     raise ModelError(
-        f"{type(module).__name__}: task = detection needs a one-stage detector of torchvision's "
-        f"({', '.join(kind.__name__ for kind in ONE_STAGE)}), or a method `detections(outputs)`."
+        f"{type(module).__name__}: task = detection needs a detector of torchvision's "
+        f"({', '.join(kind.__name__ for kind in (*ONE_STAGE, detection.FasterRCNN))}), or a method "
+        "`detections(outputs)`."
     )
+
+
+def has_second_stage(traced: nn.Module) -> bool:
+    """Whether what `detecting` gave to trace is only the first stage of two."""
+    return isinstance(traced, FirstStage)
 
 
 def decoding(module: nn.Module, spec: InputSpec) -> Decoding | None:
@@ -107,12 +142,41 @@ def _finish(detector: Any, spec: InputSpec) -> Finish:  # Any: nn.Module types n
             each = [list(torch.split(anchors, per_level))] * count
         with torch.inference_mode():
             found = detector.postprocess_detections(given, each, [spec.shape[1:]] * count)
-        return [
-            torch.cat([(x["labels"] - 1)[:, None], x["scores"][:, None], x["boxes"]], dim=1).double().numpy()
-            for x in found
-        ]
+        return _rows(found)
 
     return finish
+
+
+def _second_stage(detector: Any, spec: InputSpec) -> Finish:  # Any: as above
+    """Proposals and regions by the detector's own code, from what the first stage gave."""
+    with torch.inference_mode():
+        features = features_of(detector, torch.zeros(1, *spec.shape))
+        known = detector.rpn.head(list(features.values()))
+    shapes = [value.shape[1:] for value in (*features.values(), *known[0], *known[1])]
+    sizes = [shape.numel() for shape in shapes]
+
+    def finish(outputs: Floats) -> list[NDArray[np.floating[Any]]]:
+        count = len(outputs)
+        parts = torch.split(torch.from_numpy(outputs), sizes, dim=1)
+        values = [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+        levels = dict(zip(features, values, strict=False))
+        half = len(levels) + len(known[0])
+        first = copy(detector.rpn)
+        first._modules = {**first._modules, "head": Given((values[len(levels) : half], values[half:]))}
+        images = ImageList(torch.zeros(1).expand(count, *spec.shape), [spec.shape[1:]] * count)
+        with torch.inference_mode():
+            proposals, _ = first(images, levels)
+            found, _ = detector.roi_heads(levels, proposals, images.image_sizes)
+        return _rows(found)
+
+    return finish
+
+
+def _rows(found: Sequence[dict[str, Tensor]]) -> list[NDArray[np.floating[Any]]]:
+    return [
+        torch.cat([(x["labels"] - 1)[:, None], x["scores"][:, None], x["boxes"]], dim=1).double().numpy()
+        for x in found
+    ]
 
 
 def _parts(outputs: Tensor, detector: Any) -> dict[str, Any]:

@@ -5,7 +5,8 @@
 
 For each network `--speedup 1.3` and `--max-accuracy-drop 1` are built. The rivals (every group cut by the
 same share, and global orders, without compensation) are cut until the latency model says that they are as
-fast, never faster; then all are measured in turn. Accuracy: the evaluation images. Resumable.
+fast, Torch-Pruning's networks (scripts/requirements-bench.txt) until a measurement says so, never faster;
+then all are measured in turn. Accuracy: the evaluation images. Resumable.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).parents[1]
@@ -33,6 +37,9 @@ RIVALS = {
     "global, magnitude-l2": {"method": "magnitude-l2", "allocation": "global"},
 }
 """Without compensation, and BatchNorm as it was."""
+PEERS = ("tp-magnitude", "tp-taylor", "tp-lamp", "tp-bn-scale")
+"""Torch-Pruning's global orders, widths in the target's steps, as they come."""
+HALVINGS = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +81,12 @@ def rows(name: str, runtime: str, budget: str, args: argparse.Namespace) -> list
             accuracies = {"c-swap-c": ours}
             for label, options in RIVALS.items():
                 plans[label], accuracies[label] = rival(build, options)
-            ratios = measured(build, plans)
-            ledger = [params(build, removed) for removed in plans.values()]
+            with tempfile.TemporaryDirectory() as files_of:
+                files = {label: exported(build, plan, files_of) for label, plan in plans.items()}
+                shares = {label: params(build, removed) for label, removed in plans.items()}
+                for label in PEERS:
+                    files[label], shares[label], accuracies[label] = peer(build, label, files["c-swap-c"])
+                ratios = measured(build, [exported(build, {}, files_of), *files.values()])
     return [
         Row(
             network=name,
@@ -88,7 +99,7 @@ def rows(name: str, runtime: str, budget: str, args: argparse.Namespace) -> list
             drop=dense - accuracies[label],
             verdict=report.verdict.outcome.value if label == "c-swap-c" else "",
         )
-        for label, ratio, param_ratio in zip(plans, ratios, ledger, strict=True)
+        for (label, param_ratio), ratio in zip(shares.items(), ratios, strict=True)
     ]
 
 
@@ -122,25 +133,51 @@ def params(build, removed) -> float:  # type: ignore[no-untyped-def]
     return Ledger(build.analysed.coupling).param_ratio(removed)
 
 
-def measured(build, plans) -> list[float]:  # type: ignore[no-untyped-def]
-    """Latencies over the dense network's, all in turn in one process."""
-    from edgeprune import measure
+def exported(build, removed, folder) -> Path:  # type: ignore[no-untyped-def]
+    """The file of a network without these units, for the target's runtime."""
     from edgeprune.pipeline.modelling import export_variant, for_runtime
 
     sizes = {group.name: group.units for group in build.analysed.coupling.groups}
-    with tempfile.TemporaryDirectory() as folder:
-        files = []
-        for number, removed in enumerate([{}, *plans.values()]):
-            widths = {name: size - len(removed.get(name, ())) for name, size in sizes.items()}
-            path = export_variant(build.analysed, widths, Path(folder, f"{number}.onnx"))
-            files.append(for_runtime(path, build.target.runtime))
-        found = measure.profile(
-            files,
-            runtime=build.target.runtime,
-            threads=1,
-            image=build.sample.images[0],
-            max_seconds=30.0,
-        )
+    widths = {name: size - len(removed.get(name, ())) for name, size in sizes.items()}
+    number = len(list(Path(folder).glob("*.onnx")))
+    return for_runtime(
+        export_variant(build.analysed, widths, Path(folder, f"{number}.onnx")), build.target.runtime
+    )
+
+
+def peer(build, name, ours):  # type: ignore[no-untyped-def]
+    """Torch-Pruning's smallest network that takes as long as ours or longer, its size and its accuracy."""
+    from bench_peers import right, torch_pruning
+
+    from edgeprune import export
+    from edgeprune.pipeline.modelling import for_runtime
+    from edgeprune.records import Split
+
+    field = SimpleNamespace(analysed=build.analysed, images=build.images)
+    maker, _ = torch_pruning(field, name, "", round_to=build.target.align)  # type: ignore[arg-type]
+    low, high, best = 0.0, 1.0, maker(0.0)
+    folder = ours.parent
+    kept = exported(build, {}, folder)
+    for step in range(HALVINGS):
+        middle = (low + high) / 2
+        network, removed = maker(middle)
+        path = folder / f"{name}-{step}.onnx"
+        export.to_onnx(network.eval(), build.spec, path)
+        path = for_runtime(path, build.target.runtime)
+        if measured(build, [ours, path])[0] >= 1:
+            low, best, kept = middle, (network, removed), path
+        else:
+            high = middle
+    return kept, best[1], float(np.mean(right(best[0], build.labelled(Split.EVALUATION))))
+
+
+def measured(build, files) -> list[float]:  # type: ignore[no-untyped-def]
+    """Latencies over the first file's, all in turn in one process."""
+    from edgeprune import measure
+
+    found = measure.profile(
+        files, runtime=build.target.runtime, threads=1, image=build.sample.images[0], max_seconds=30.0
+    )
     return [each.latency_ms / found[0].latency_ms for each in found[1:]]
 
 
@@ -152,8 +189,9 @@ def table(found: list[Row]) -> str:
         "# Budgets: what was found, against other prunings that take as long",
         "",
         "Latency over the dense network's: process CPU time, one thread, all networks in turn in one",
-        "process. Rivals are cut in the same steps of the width until the latency model says that they are",
-        "as fast, never faster; no compensation. Accuracy: evaluation images, which nothing else has seen.",
+        "process. Rivals are cut in the same steps of the width until the latency model (Torch-Pruning's,",
+        "`tp-`: a measurement) says that they are as fast, never faster; no compensation. Accuracy:",
+        "evaluation images, which nothing else has seen.",
         "",
         "| network | runtime | budget | method | latency | parameters removed | top-1 | drop | verdict |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -187,7 +225,7 @@ def main() -> None:
                 if (name, runtime, budget) not in done:
                     found += rows(name, runtime, budget, args)
                     file.write_text(json.dumps([vars(row) for row in found], indent=1))
-                    for row in found[-1 - len(RIVALS) :]:
+                    for row in found[-1 - len(RIVALS) - len(PEERS) :]:
                         print(row, flush=True)
     if args.page:
         args.page.write_text(table(found))

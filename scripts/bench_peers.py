@@ -81,7 +81,9 @@ def right(network: Callable[[torch.Tensor], Any], images: Labelled) -> tuple[boo
 # --- Torch-Pruning ------------------------------------------------------------------------------------
 
 
-def torch_pruning(field: Field, name: str, extra: str) -> tuple[Maker, Finish]:
+def torch_pruning(
+    field: Field, name: str, extra: str, *, round_to: int | None = None
+) -> tuple[Maker, Finish]:
     import torch_pruning as tp
 
     module = field.analysed.module
@@ -111,6 +113,7 @@ def torch_pruning(field: Field, name: str, extra: str) -> tuple[Maker, Finish]:
             global_pruning=True,
             pruning_ratio=ratio,
             max_pruning_ratio=0.95,
+            round_to=round_to,
             ignored_layers=[network.get_submodule(place)],
         )
         if ratio:

@@ -18,6 +18,7 @@ SETTINGS_BYTES = 4 * 2**20
 """Settings, target profiles, descriptions of data."""
 RECORD_BYTES = 512 * 2**20
 """Reports, plans and other records: a walk through a large network is long."""
+PIECE_BYTES = 2**20
 
 Value = TypeVar("Value")
 
@@ -32,10 +33,13 @@ def read_bytes(path: Path, *, most: int) -> bytes:
     with open(path, "rb", opener=_open_at_once) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("not a regular file")
-        content = file.read(most + 1)
-    if len(content) > most:
+        parts, left = [], most + 1
+        while left and (part := file.read(min(left, PIECE_BYTES))):  # all at once would take `most` of memory
+            parts.append(part)
+            left -= len(part)
+    if not left:
         raise ValueError(f"larger than {most // 2**20} MiB")
-    return content
+    return b"".join(parts)
 
 
 def read_toml(path: Path) -> dict[str, object]:

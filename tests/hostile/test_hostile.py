@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -404,6 +405,23 @@ def test_every_reader_reads_what_is_right(name, tmp_path):
             continue
         read += 1
     assert read
+
+
+def test_a_small_file_takes_little_memory_whatever_it_may_hold(tmp_path: Path) -> None:
+    """Labels of COCO may be 2 GB; a read of that many bytes takes them at once."""
+    from edgeprune.untrusted import PIECE_BYTES, read_bytes
+
+    file = tmp_path / "labels.json"
+    file.write_bytes(content := bytes(range(256)) * (PIECE_BYTES // 100))
+    tracemalloc.start()
+    try:
+        assert read_bytes(file, most=2_000_000_000) == content
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(content)
+    finally:
+        tracemalloc.stop()
+    assert read_bytes(file, most=len(content)) == content
+    with pytest.raises(ValueError, match="larger than 2 MiB"):
+        read_bytes(file, most=len(content) - 1)
 
 
 @pytest.mark.slow

@@ -7,12 +7,14 @@ devices and folders are refused before they are opened: reading one may never en
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 SETTINGS_BYTES = 4 * 2**20
 """Settings, target profiles, descriptions of data."""
@@ -53,8 +55,9 @@ def read_json(path: Path, *, most: int = RECORD_BYTES) -> object:
 
 
 def parse_json(content: bytes) -> object:
-    """Return what JSON says; raises ValueError."""
-    return bounded(lambda text: json.loads(text, parse_constant=_refuse), content.decode("utf-8"))
+    """Return what JSON says; raises ValueError, for numbers beyond all floats as well."""
+    parse = partial(json.loads, parse_constant=_refuse, parse_float=_finite)
+    return bounded(parse, content.decode("utf-8"))
 
 
 def bounded(parse: Callable[[str], Value], text: str) -> Value:
@@ -77,10 +80,18 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
+def _finite(text: str) -> float:
+    """`1e999` is infinite, though no constant says so."""
+    value = float(text)
+    if math.isinf(value):
+        _refuse(text)
+    return value
+
+
 def _open_at_once(path: str, flags: int) -> int:
     """Without waiting for somebody to write into a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _refuse(constant: str) -> None:
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON number")

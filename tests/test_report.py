@@ -112,7 +112,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeyp
 
 def test_nan_is_refused_before_anything_is_written(tmp_path):
     broken = replace(SAMPLE, plan=replace(SAMPLE.plan, mac_ratio=float("nan")))
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(InputError, match=r"do not fit together \(.*JSON"):
         room.write(broken, tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -28,10 +28,9 @@ def write(report: Report, folder: Path) -> tuple[Path, ...]:
     Raises:
         RunFolderError: The folder cannot be written.
     """
-    json_text = to_json(report)
     try:
         texts = {
-            "report.json": json_text,
+            "report.json": to_json(report),
             "report.html": html.render(report),
             "report.md": markdown.render(report),
         }

@@ -295,10 +295,11 @@ def take_lock(path: Path) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as err:
-        holder = os.read(lock, 32).decode(errors="replace")
+        number = os.read(lock, 32).decode(errors="replace")
         os.close(lock)
+        holder = f"process {number}" if number else "another process"  # it has just begun
         raise RunFolderError(
-            f"{path}: process {holder} is building here; wait for it or choose another output folder."
+            f"{path}: {holder} is building here; wait for it or choose another output folder."
         ) from err
     try:
         os.ftruncate(lock, 0)

@@ -255,6 +255,16 @@ def test_a_refused_write_leaves_the_earlier_record(
         assert [path.name for path in (tmp_path / "stages").iterdir()] == ["parity.json"]
 
 
+def test_a_holder_that_has_just_begun_has_no_number_yet(tmp_path):
+    with RunFolder.open(tmp_path):
+        (tmp_path / ".lock").write_text("")
+        with (
+            pytest.raises(RunFolderError, match="another process is building here"),
+            RunFolder.open(tmp_path),
+        ):
+            pass
+
+
 def test_two_builds_do_not_share_a_folder(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path), pytest.raises(RunFolderError, match=r"process \d+ is building here"):
         RunFolder.open(tmp_path)

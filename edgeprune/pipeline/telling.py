@@ -46,9 +46,7 @@ def notes(build: Build) -> tuple[str, ...]:
     exported = [note for export in build.exports.values() for note in export.notes]
     forecast = build.searching.forecast
     predicted = [forecast.sentence] if forecast else []
-    behind = (
-        [SECOND_STAGE] if build.config.task == "detection" and zoo.has_second_stage(build.network) else []
-    )
+    behind = [SECOND_STAGE] if zoo.has_second_stage(build.network) else []
     found = [*build.loaded.notes, *build.data.notes, *build.pruning.notes, *exported, *predicted, *behind]
     return tuple(dict.fromkeys(found))
 

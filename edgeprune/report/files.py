@@ -26,6 +26,7 @@ def write(report: Report, folder: Path) -> tuple[Path, ...]:
     """Write report.json, report.html and report.md, each whole or not at all; return their paths.
 
     Raises:
+        InputError: A figure is NaN or infinite, or parts do not fit together; nothing is written then.
         RunFolderError: The folder cannot be written.
     """
     try:

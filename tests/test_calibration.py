@@ -207,9 +207,27 @@ def test_per_class_and_limit_are_kept() -> None:
     parts, _ = divide(
         samples_of([0] * 30 + [1] * 30 + [2] * 4), samples_of([0, 1] * 9, "e"), shares, where="x"
     )
-    chosen = Counter(sample.label for split in list(Split)[:2] for sample in parts[split])
-    assert chosen == {0: 10, 1: 10, 2: 4}
-    assert len(parts[Split.EVALUATION]) == 7
+    calibration, validation, evaluation = (parts[split] for split in Split)
+    assert Counter(sample.label for sample in calibration) == {0: 8, 1: 8, 2: 3}
+    assert len(validation) == len(calibration)
+    assert len(evaluation) == 7
+
+
+def test_validation_gets_what_calibration_has_no_use_for() -> None:
+    pool, evaluation = samples_of([0] * 50 + [1] * 50), samples_of([0, 1], "e")
+
+    def sizes(per_class: int = 20, validation_share: float = 0.2) -> list[int]:
+        shares = replace(SHARES, per_class=per_class, validation_share=validation_share)
+        parts, _ = divide(pool, evaluation, shares, where="x")
+        validation = Counter(sample.label for sample in parts[Split.VALIDATION])
+        assert validation[0] == validation[1]
+        return [len(parts[split]) for split in Split]
+
+    assert sizes() == [32, 32, 2], "as many as for calibration, where there are more images"
+    assert sizes(per_class=45) == [72, 28, 2], "all that are left"
+    assert sizes(per_class=60) == [80, 20, 2]
+    assert sizes(validation_share=0) == [40, 0, 2], "none, where none were wanted"
+    assert sizes(validation_share=0.75) == [10, 30, 2], "never fewer than the share"
 
 
 def test_a_large_data_set_gives_a_walk_that_ends(tmp_path: Path) -> None:
@@ -217,7 +235,7 @@ def test_a_large_data_set_gives_a_walk_that_ends(tmp_path: Path) -> None:
     labels = np.arange(len(pixels)) % 2
     path = write_npz(tmp_path, train_x=pixels, train_y=labels, test_x=pixels[:2] // 2, test_y=labels[:2])
     chosen = [load(path).samples[split] for split in (Split.CALIBRATION, Split.VALIDATION)]
-    assert sum(map(len, chosen)) == 2 * MOST_PER_CLASS
+    assert list(map(len, chosen)) == [96, 64], "60 a class, and as validation the 40 left over as well"
     more = [load(path, calibration_per_class=1000).samples[split] for split in list(Split)[:2]]
     assert sum(map(len, more)) == len(pixels)
     assert enough_per_class(1000) == LEAST_PER_CLASS
@@ -267,7 +285,7 @@ def test_a_large_folder_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("edgeprune.calibration.assemble.digest_file", digest)
     data = load(str(root), calibration_per_class=2)
     assert len(read) == 2 * 2 * CANDIDATES + 2
-    assert [len(data.samples[split]) for split in Split] == [3, 1, 2]
+    assert [len(data.samples[split]) for split in Split] == [3, 3, 2]
 
 
 # --- sources ----------------------------------------------------------------------------------------
@@ -667,8 +685,8 @@ def test_shipped_descriptions_are_right(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "counts", "shape"),
     [
-        ("cifar10_shared", [800, 200, 4000], (3, 32, 32)),
-        ("cifar10_shared_own_std", [800, 200, 4000], (3, 32, 32)),
+        ("cifar10_shared", [800, 800, 4000], (3, 32, 32)),
+        ("cifar10_shared_own_std", [800, 800, 4000], (3, 32, 32)),
         ("imagenet_shared", [400, 100, 1000], (3, 224, 224)),
         ("imagenet_shared_rotated", [400, 100, 1000], (3, 224, 224)),
     ],

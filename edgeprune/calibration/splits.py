@@ -21,9 +21,9 @@ class Shares:
     """How many images each split gets."""
 
     per_class: int | None
-    """At most, for calibration and validation together."""
+    """At most, for calibration and the share of validation."""
     validation_share: float
-    """Of the calibration images, in [0, 1)."""
+    """Of these, in [0, 1); images beyond `per_class` go there too, until it is as large as calibration."""
     evaluation_limit: int | None
     seed: int
 
@@ -33,7 +33,9 @@ def divide(
 ) -> tuple[dict[Split, tuple[Sample, ...]], list[str]]:
     """Return the samples of each split, and notes on what was left out.
 
-    Every prefix of a split is balanced over the classes.
+    Every prefix of a split is balanced over the classes. Calibration images cost an analysis its time;
+    validation images are looked at far less often and decide how much may go: what calibration has no use for
+    is theirs.
 
     Args:
         pool: Images for calibration and validation, and for evaluation too where `evaluation` is None.
@@ -48,11 +50,13 @@ def divide(
         notes.append(f"{EVALUATION_SHARE:.0%} of the images were set aside for evaluation.")
     else:
         pool = _once(_apart(pool, evaluation, notes), notes)
-    chosen = _spread(_at_most(_spread(pool, shares.seed), shares.per_class), shares.seed)
+    kept, spare = _at_most(_spread(pool, shares.seed), shares.per_class)
+    chosen = _spread(kept, shares.seed)
     cut = _part(len(chosen), shares.validation_share)
+    more = spare[: max(0, len(chosen) - 2 * cut)] if cut else []
     parts = {
         Split.CALIBRATION: tuple(chosen[cut:]),
-        Split.VALIDATION: tuple(chosen[:cut]),
+        Split.VALIDATION: tuple(_spread(chosen[:cut] + more, shares.seed)),
         Split.EVALUATION: tuple(_spread(evaluation, shares.seed)[: shares.evaluation_limit]),
     }
     for split in (Split.CALIBRATION, Split.EVALUATION):
@@ -84,15 +88,15 @@ def _spread(samples: Iterable[Sample], seed: int) -> list[Sample]:
     return [sample for _, _, sample in sorted(placed, key=lambda place: place[:2])]
 
 
-def _at_most(samples: Iterable[Sample], per_class: int | None) -> list[Sample]:
-    """Keep the first `per_class` samples of each class."""
+def _at_most(samples: Iterable[Sample], per_class: int | None) -> tuple[list[Sample], list[Sample]]:
+    """Return the first `per_class` samples of each class, and the others."""
     seen: dict[int, int] = {}
-    kept = []
+    kept: list[Sample] = []
+    spare: list[Sample] = []
     for sample in samples:
         seen[sample.label] = seen.get(sample.label, 0) + 1
-        if per_class is None or seen[sample.label] <= per_class:
-            kept.append(sample)
-    return kept
+        (kept if per_class is None or seen[sample.label] <= per_class else spare).append(sample)
+    return kept, spare
 
 
 def _part(count: int, share: float) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx
 import pytest
+from sample_report import quantized_report
 from tiny_builds import NO_PROFILE, Place, measure_nothing, measured, program, settle
 
 import edgeprune
@@ -42,13 +43,7 @@ def test_fewer_multiply_adds_are_found(place, monkeypatch):
 def test_a_search_for_speed_follows_the_measurement(place, monkeypatch):
     """Time is what the file weighs; the latency model, which saw nothing, is no help."""
 
-    def fake(artifacts: dict[str, Path], **_: Any):  # Any: keywords
-        sizes = {name: _parameters(path) for name, path in artifacts.items()}
-        share = sizes[list(sizes)[-1]] / sizes["dense"]
-        return replace(measured(), ratio=Interval(value=share, low=share - 0.01, high=share + 0.01))
-
-    monkeypatch.setattr("edgeprune.measure.measure", fake)
-    monkeypatch.setattr("edgeprune.measure.profile", lambda files, **_: [NO_PROFILE] * len(files))
+    time_is_weight(monkeypatch)
     found = edgeprune.build(place.config(speedup=1.3, align=2))
     assert found.measurement.ratio.high <= 1 / 1.3
     assert found.verdict.outcome is Outcome.FITS
@@ -56,6 +51,57 @@ def test_a_search_for_speed_follows_the_measurement(place, monkeypatch):
     assert found.forecast.measured_ratio == found.measurement.ratio.value
     assert any(note.startswith("latency model:") for note in found.notes)
     assert (place.out / "stages" / "latency-model.json").is_file()
+
+
+@pytest.mark.slow
+def test_8_bits_that_keep_a_budget_leave_the_channels_to_the_test(place, monkeypatch):
+    time_is_weight(monkeypatch)
+    free = edgeprune.build(place.config(int8=True, align=2))
+    found = edgeprune.build(place.config(int8=True, align=2, speedup=1.3))
+    assert found.measurement.ratio.high <= 1 / 1.3
+    assert found.plan == free.plan
+    assert found.forecast is None
+    assert any("8 bits alone keep the budgets" in note for note in found.notes)
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_from_what_8_bits_leave(place, monkeypatch):
+    timed = time_is_weight(monkeypatch)
+    edgeprune.build(place.config(int8=True))
+    alone = _weight(place.out / "models" / "int8.onnx") / _weight(place.out / "models" / "dense.onnx")
+    found = edgeprune.build(place.config(int8=True, align=2, speedup=1.4 / alone))
+    assert found.measurement.ratio.high <= alone / 1.4, "that of the network in 8 bits"
+    assert found.verdict.outcome is Outcome.FITS
+    assert found.trajectory.stopped == "the budgets are met, as measured"
+    assert not any("8 bits alone" in note for note in found.notes)
+    assert {"int8.onnx", "pruned-int8.onnx"} <= {path.name for path in timed}
+    assert (place.out / "stages" / "measure-int8.json").is_file()
+
+
+@pytest.mark.slow
+def test_8_bits_count_towards_a_size(place, monkeypatch):
+    measure_nothing(monkeypatch, replace(quantized_report().measurement, quality="good", noise=()))
+    alone = edgeprune.build(place.config(int8=True)).artifacts["int8"].size_bytes
+    found = edgeprune.build(place.config(int8=True, align=2, max_size=f"{0.85 * alone:.0f}B"))
+    assert found.artifacts["pruned+int8"].size_bytes <= 0.85 * alone
+    assert found.trajectory.stopped == "the budgets are met, as measured"
+    assert found.artifacts["pruned"].params > 0.4 * found.artifacts["dense"].params
+
+
+@pytest.mark.slow
+def test_16_bits_count_towards_a_size(place, monkeypatch):
+    measure_nothing(monkeypatch)
+    dense = edgeprune.build(place.config()).artifacts["dense"]
+    half = 2 * dense.params
+    kept = edgeprune.build(place.config(fp16=True, max_size=f"{dense.size_bytes - 0.9 * half:.0f}B"))
+    assert kept.verdict.outcome is Outcome.FITS
+    assert kept.trajectory.stopped != "the budgets are met, as measured", "16 bits alone keep it"
+    found = edgeprune.build(
+        place.config(fp16=True, align=2, max_size=f"{dense.size_bytes - 1.3 * half:.0f}B")
+    )
+    assert found.artifacts["pruned"].size_bytes <= dense.size_bytes - 1.3 * half
+    assert found.trajectory.stopped == "the budgets are met, as measured"
+    assert found.artifacts["pruned"].params > 0.5 * dense.params
 
 
 @pytest.mark.slow
@@ -84,5 +130,22 @@ def test_the_step_of_a_cpu(monkeypatch):
     assert at("avx2 avx512f", host="user@device") == 8
 
 
-def _parameters(path: Path) -> int:
+def time_is_weight(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """A file's latency is the bytes of its weights; return the files that were timed."""
+    timed: list[Path] = []
+
+    def fake(artifacts: dict[str, Path], **_: Any):  # Any: keywords
+        timed.extend(artifacts.values())
+        sizes = {name: _weight(path) for name, path in artifacts.items()}
+        share = sizes[list(sizes)[-1]] / sizes["dense"]
+        base = quantized_report().measurement if len(artifacts) == 4 else measured()
+        ratio = Interval(value=share, low=share - 0.01, high=share + 0.01)
+        return replace(base, ratio=ratio, quality="good", noise=())
+
+    monkeypatch.setattr("edgeprune.measure.measure", fake)
+    monkeypatch.setattr("edgeprune.measure.profile", lambda files, **_: [NO_PROFILE] * len(files))
+    return timed
+
+
+def _weight(path: Path) -> int:
     return sum(w.ByteSize() for w in onnx.load(path).graph.initializer)

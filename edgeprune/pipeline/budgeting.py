@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,8 @@ class Dense:
     file: Path
     artifact: Artifact
     measured: Measurement | None
+    rest: Mapping[str, float] = field(default_factory=dict)
+    """Resource -> the share that 8 or 16 bits leave of it; a search is for what is missing beyond that."""
 
     @property
     def figures(self) -> dict[str, float]:
@@ -61,7 +64,7 @@ class Dense:
         return known
 
     def shares(self, limits: Sequence[Limit]) -> dict[str, float]:
-        """Resource -> largest share of the dense network's: of those it does not keep as it is."""
+        """Resource -> largest share of the dense network's: of those it does not keep in as few bits."""
         shares: dict[str, float] = {}
         for limit in limits:
             name = RESOURCES[limit.figure]
@@ -69,6 +72,7 @@ class Dense:
             if known is None and (limit.basis is Basis.ABSOLUTE or name == "memory"):
                 continue  # this system does not tell it: the gate says so
             share = limit.value if limit.basis is Basis.DENSE else limit.value / (known or 1.0)
+            share /= self.rest.get(name, 1.0)
             if share < 1:
                 shares[name] = min(share, shares.get(name, 1.0))
         return shares
@@ -112,18 +116,19 @@ class Deployer:
     place: measure.Place
     timed: bool
     """Whether a budget is on what only a measurement tells."""
+    in_8_bits: Callable[[Path], Path] | None = None
+    """Makes the file that is deployed of an exported one; `Dense.rest` is what it leaves of the dense one."""
 
     def confirm(self, study: Study, point: Point) -> dict[str, Interval]:
-        """Each resource's share of the dense network's, as `finding.Confirm`."""
+        """Each resource's share of the dense network's in as many bits, as `finding.Confirm`."""
         graph = study.without(point.removed, point.weights, point.fit)
         with scratch() as folder:
             path = Path(folder, "trial.onnx")
             export.to_onnx(graph, self.analysed.traced.spec, path)
             params, macs = export.params_and_macs(path)
-            size = path.stat().st_size
-            path = for_runtime(path, self.target.runtime)
-            if path.suffix == ".xml":
-                size = sum(part.stat().st_size for part in (path, path.with_suffix(".bin")))
+            path = (self.in_8_bits or partial(for_runtime, runtime=self.target.runtime))(path)
+            parts = (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,)
+            size = sum(part.stat().st_size for part in parts)
             measured = self._measure(path) if self.timed else None
         figures = self.dense.figures
         now = {"size": size, "params": params, "macs": macs}
@@ -131,7 +136,10 @@ class Deployer:
             now["memory"] = measured.memory["pruned"].peak_bytes
         exact = {name: value / figures[name] for name, value in now.items() if figures[name]}
         shares = {name: Interval(value=share, low=share, high=share) for name, share in exact.items()}
-        return shares if measured is None else {**shares, "latency": measured.ratio}
+        if measured is not None:
+            shares["latency"] = measured.ratio
+        rest = self.dense.rest if self.in_8_bits else {}
+        return {name: _over(share, rest.get(name, 1.0)) for name, share in shares.items()}
 
     def _measure(self, path: Path) -> Measurement:
         return measure.measure(
@@ -144,6 +152,10 @@ class Deployer:
             max_seconds=SECONDS,
             **self.place.options(),
         )
+
+
+def _over(share: Interval, rest: float) -> Interval:
+    return Interval(value=share.value / rest, low=share.low / rest, high=share.high / rest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

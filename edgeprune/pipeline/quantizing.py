@@ -17,6 +17,7 @@ from edgeprune import calibration, export, quantize
 from edgeprune.pipeline import evaluating
 from edgeprune.pipeline.deploying import outputs
 from edgeprune.pipeline.digests import digest, images_digest
+from edgeprune.pipeline.modelling import for_runtime
 from edgeprune.pipeline.options import PruneOptions
 from edgeprune.records import Export, Floats, Quantized, Split
 
@@ -59,6 +60,19 @@ def quantized(build: Build, source: Export) -> Export:
     return build.stage(
         f"export-{name.replace('+', '-')}", Export, inputs, make, files=lambda made: made.files
     )
+
+
+def in_8_bits(build: Build, onnx_path: Path) -> Path:
+    """The file of a network under trial in 8 bits, beside its .onnx; no layer goes back for accuracy."""
+    ranges, path = ranging_images(build), onnx_path.with_name("int8.onnx")
+    if tool(build) == "nncf":
+        path = path.with_suffix(".xml")
+        made = quantize.quantize_ir(onnx_path, ranges).model
+        export.save_openvino(made, path, description=export.read_description(onnx_path))
+        return path
+    reduce_range = adds_in_16_bits(build.place.machine())
+    export.save(quantize.quantize_onnx(onnx_path, ranges, reduce_range=reduce_range), path)
+    return for_runtime(path, build.target.runtime)
 
 
 def tool(build: Build) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,11 @@ from edgeprune.pipeline.digests import digest
 from edgeprune.pipeline.inputs import Inputs
 from edgeprune.pipeline.modelling import VARIANTS, cached_model, make_model, model_inputs
 from edgeprune.pipeline.options import Journey
+from edgeprune.pipeline.quantizing import in_8_bits
 from edgeprune.pipeline.sharing import Alone
 from edgeprune.pipeline.study import Study, Walked
 from edgeprune.pipeline.watching import Silence, Watcher
-from edgeprune.records import Basis, Figure, Forecast, LatencyModel, Measurement
+from edgeprune.records import Artifact, Basis, Figure, Forecast, LatencyModel, Measurement
 from edgeprune.runfolder import RunFolder
 from edgeprune.scratch import scratch
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 PROCESSES = 3
 MODEL_STAGE = "latency-model"
+BYTES_SPARED = 2
+"""By a weight in 16 bits."""
 CLOCKED = (Figure.LATENCY_P50, Figure.PEAK_MEMORY)
 """Figures that only a measurement tells."""
 
@@ -51,7 +54,10 @@ class Searching:
             return {}
         build = self.build
         limits = digest({"limits": [asdict(limit) for limit in self.limits]})
-        return {"budget": limits, "machine": build.machine_digest, "runtime": build.runtime_digest}
+        found = {"budget": limits, "machine": build.machine_digest, "runtime": build.runtime_digest}
+        if self.limits and build.config.int8:
+            found["int8"] = build.dense_int8.artifact.digest
+        return found
 
     def make(self) -> Callable[[Study, Journey], Walked] | None:
         """The search itself; None where the method's own end is what is wanted."""
@@ -68,6 +74,7 @@ class Searching:
             image=build.sample.images[0],
             place=build.place,
             timed="latency" in shares or "memory" in shares,
+            in_8_bits=partial(in_8_bits, build) if build.config.int8 else None,
         )
         model = latency_model(build) if not shares or "latency" in shares else None
         return Budgeted(shares=shares, model=model, deployer=deployer).walk
@@ -81,7 +88,31 @@ class Searching:
             for limit in self.limits
         )
         measured = dense_measurement(self.build) if clocked else None
-        return Dense(file=self.build.folder.path / artifact.path, artifact=artifact, measured=measured)
+        file = self.build.folder.path / artifact.path
+        return Dense(file=file, artifact=artifact, measured=measured, rest=self._rest)
+
+    @property
+    def _rest(self) -> dict[str, float]:
+        """Resource -> the share that fewer bits leave of what the dense network takes."""
+        build, dense = self.build, self.build.dense_export.artifact
+        if not build.config.int8:
+            return {"size": 1 - BYTES_SPARED * dense.params / dense.size_bytes} if build.config.fp16 else {}
+        rest = {"size": build.dense_int8.artifact.size_bytes / dense.size_bytes}
+        if any(limit.figure in CLOCKED for limit in self.limits):
+            measured = int8_measurement(build)
+            rest["latency"] = measured.ratio.value
+            if {"dense", "int8"} <= measured.memory.keys():
+                rest["memory"] = measured.memory["int8"].peak_bytes / measured.memory["dense"].peak_bytes
+        return rest
+
+    @property
+    def note(self) -> str | None:
+        """What a reader should know about where the search began."""
+        if not (self.build.config.int8 and self.build.options.searches and self.limits) or self.is_asked:
+            return None
+        if not replace(self.dense, rest={}).shares(self.limits):
+            return None
+        return "8 bits alone keep the budgets: channels left as far as the test on every class lets them."
 
     @cached_property
     def forecast(self) -> Forecast | None:
@@ -93,9 +124,11 @@ class Searching:
         model = latency_model(build)
         widths = {width.group: width.after for width in build.pruning.widths}
         pruned, dense = latency.predict(model, [widths, model.dense])
+        measured = build.measurement
+        in_32_bits = measured.ratios.get("pruned", {}).get("dense", measured.ratio)
         return Forecast(
             predicted_ratio=float(pruned / dense),
-            measured_ratio=build.measurement.ratio.value,
+            measured_ratio=in_32_bits.value,
             error=model.error,
             sweep=model.sweep,
         )
@@ -103,21 +136,31 @@ class Searching:
 
 def dense_measurement(build: Build) -> Measurement:
     """The dense network alone, to turn limits into shares of what it takes."""
-    artifact = build.dense_export.artifact
-    inputs = {"dense": artifact.digest, "machine": build.machine_digest, "runtime": build.runtime_digest}
+    return _measured(build, "measure-dense", {"dense": build.dense_export.artifact})
+
+
+def int8_measurement(build: Build) -> Measurement:
+    """The dense network in 8 bits beside itself: what of a budget is met without a channel less."""
+    variants = {"dense": build.dense_export.artifact, "int8": build.dense_int8.artifact}
+    return _measured(build, "measure-int8", variants)
+
+
+def _measured(build: Build, stage: str, variants: Mapping[str, Artifact]) -> Measurement:
+    inputs = {name: artifact.digest for name, artifact in variants.items()}
+    inputs |= {"machine": build.machine_digest, "runtime": build.runtime_digest}
 
     def make() -> Measurement:
         return measure.measure(
-            {"dense": build.folder.path / artifact.path},
+            {name: build.folder.path / artifact.path for name, artifact in variants.items()},
             runtime=build.target.runtime,
             threads=build.target.threads,
             image=build.sample.images[0],
             processes=PROCESSES,
-            on_progress=lambda done, total: build.watcher.progress("measure dense", done, total, ""),
+            on_progress=lambda done, total: build.watcher.progress(stage, done, total, ""),
             **build.place.options(),
         )
 
-    return build.stage("measure-dense", Measurement, inputs, make)
+    return build.stage(stage, Measurement, inputs, make)
 
 
 def latency_model(build: Build) -> LatencyModel:

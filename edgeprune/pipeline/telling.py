@@ -45,10 +45,17 @@ def notes(build: Build) -> tuple[str, ...]:
     """What the rooms had to say, each thing once."""
     exported = [note for export in build.exports.values() for note in export.notes]
     forecast = build.searching.forecast
-    predicted = [forecast.sentence] if forecast else []
+    searched = [build.searching.note or "", forecast.sentence if forecast else ""]
     behind = [SECOND_STAGE] if zoo.has_second_stage(build.network) else []
-    found = [*build.loaded.notes, *build.data.notes, *build.pruning.notes, *exported, *predicted, *behind]
-    return tuple(dict.fromkeys(found))
+    found = [
+        *build.loaded.notes,
+        *build.data.notes,
+        *build.pruning.notes,
+        *exported,
+        *searched,
+        *behind,
+    ]
+    return tuple(dict.fromkeys(note for note in found if note))
 
 
 def provenance(build: Build) -> Provenance:

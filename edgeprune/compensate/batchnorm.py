@@ -48,11 +48,11 @@ def reestimate(subject: Subject, norms: Iterable[str], weights: Weights) -> dict
 def _look(pairs: Pairs, layer: Layer, pair: Pair) -> tuple[Sums, Sums]:
     """What a piece gives at a layer in the dense network, and in the current one."""
     pairs.go_on_(pair, layer.place)
+    current = dict(pair.current)
+    pairs.program.run_op_(current, weights=pairs.weights, place=layer.place)
     sums = []
-    for values, weights in ((pair.dense, pairs.program.dense), (pair.current, pairs.weights)):
-        after = dict(values)
-        pairs.program.run_op_(after, weights=weights, place=layer.place)
-        rows = output_rows(layer, after[layer.node])  # (groups, positions, outputs of a group)
+    for after in (pair.dense[layer.node], current[layer.node]):
+        rows = output_rows(layer, after)  # (groups, positions, outputs of a group)
         first, second = rows.sum(dim=1).double(), rows.double().square().sum(dim=1)
         sums.append(Sums(rows.shape[1], first.ravel(), second.ravel()))
     pairs.settle_(pair)

@@ -22,6 +22,8 @@ from edgeprune.compensate.layers import (
 aten = torch.ops.aten
 MOST_ROWS = 32_000
 """Positions that are looked at, over all images: neighbours say much the same."""
+BLOCK = 256
+"""Columns whose products are taken at once."""
 ADDITIONS = (aten.add.Tensor, aten.add_.Tensor)
 
 
@@ -143,14 +145,25 @@ class _Look:
         return found
 
 
+def products(rows: Tensor) -> Tensor:
+    """Products of all pairs of columns, summed over rows, shape (..., columns, columns): half is computed."""
+    columns = rows.shape[-1]
+    found = rows.new_empty((*rows.shape[:-2], columns, columns))
+    for start in range(0, columns, BLOCK):
+        stop = min(start + BLOCK, columns)
+        block = rows[..., start:stop].transpose(-1, -2) @ rows[..., start:]
+        found[..., start:stop, start:] = block
+        found[..., stop:, start:stop] = block[..., stop - start :].transpose(-1, -2)
+    return found
+
+
 def _products(layer: Layer, source: Tensor, per_image: int) -> Sums:
     rows = _thinned(channel_rows(layer, source), per_image * len(source))
     mean = rows.mean(dim=0)
     around = rows - mean  # products about the piece's own mean: nothing cancels in single precision
     mean = mean.double()
-    return Sums(
-        len(rows), len(rows) * mean, (around.T @ around).double() + len(rows) * torch.outer(mean, mean)
-    )
+    second = products(around).double().add_(torch.outer(mean, mean), alpha=len(rows))
+    return Sums(len(rows), len(rows) * mean, second)
 
 
 def _squares(value: Tensor, per_image: int) -> Sums:

@@ -18,12 +18,14 @@ from edgeprune.memory import total_bytes
 
 @dataclass(slots=True, eq=False)
 class Pair:
-    """Values of the same images in both networks, before the op at `place`."""
+    """Values of the same images in both networks, each before an op of its own."""
 
     images: Values
     dense: Values
     current: Values = field(default_factory=dict)
-    place: int = 0
+    """Empty as long as the networks are one."""
+    dense_place: int = 0
+    current_place: int = 0
     kept_bytes: int = 0
 
 
@@ -48,14 +50,20 @@ class Pairs:
         self.images = len(subject.images)
 
     def go_on_(self, pair: Pair, place: int) -> None:
-        """Run a piece through both networks up to a place; up to the first change they are one."""
-        if pair.place <= self.first:
-            stop = min(place, self.first)
-            self.program.run_(pair.dense, weights=self.program.dense, start=pair.place, stop=stop)
-            pair.place, pair.current = stop, dict(pair.dense)
-        for values, weights in ((pair.dense, self.program.dense), (pair.current, self.weights)):
-            self.program.run_(values, weights=weights, start=pair.place, stop=place)
-        pair.place = place
+        """Run a piece through both networks, the current one before the op there, the dense one past it.
+
+        Up to the first change they are one.
+        """
+        if not pair.current:
+            self._dense_on_(pair, min(place, self.first))
+            pair.current_place, pair.current = pair.dense_place, dict(pair.dense)
+        self._dense_on_(pair, place + 1)
+        self.program.run_(pair.current, weights=self.weights, start=pair.current_place, stop=place)
+        pair.current_place = place
+
+    def _dense_on_(self, pair: Pair, place: int) -> None:
+        self.program.run_(pair.dense, weights=self.program.dense, start=pair.dense_place, stop=place)
+        pair.dense_place = max(place, pair.dense_place)
 
     def settle_(self, pair: Pair) -> None:
         """Keep a piece where it is, or send it back to the input where its values do not fit."""
@@ -63,7 +71,7 @@ class Pairs:
         if self.allowance.exchange(pair.kept_bytes, wanted):
             pair.kept_bytes = wanted
         else:
-            pair.dense, pair.current, pair.place, pair.kept_bytes = dict(pair.images), {}, 0, 0
+            pair.dense, pair.current, pair.dense_place, pair.kept_bytes = dict(pair.images), {}, 0, 0
 
     def release_(self) -> None:
         """Give back the memory of all pieces."""

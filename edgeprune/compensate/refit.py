@@ -13,6 +13,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
+from typing import Self
 
 import torch
 from torch import Tensor, fx
@@ -28,7 +29,7 @@ from edgeprune.compensate.layers import (
     target_rows,
     weight_rows,
 )
-from edgeprune.compensate.moments import ADDITIONS
+from edgeprune.compensate.moments import ADDITIONS, products
 from edgeprune.compensate.pairs import Pair, Pairs
 from edgeprune.compensate.shrinkage import oas
 from edgeprune.compensate.survivors import Removed
@@ -128,14 +129,18 @@ class _Run:
         """Give a layer the weight and bias with which it comes closest to its target."""
         weight = self.weights[layer.weight]
         read = _read_inputs(layer, weight, self.dead.get(layer.weight, []))
-        most = max(FEWEST_ROWS, ROWS_PER_UNKNOWN * int(read[0].sum()))
-        pairs, thin = self._sample(positions(layer), most)
-        other = self._other_branch(layer)
-        look = partial(self._look, layer, weight, other, thin)
-        sums = reduce(operator.add, in_turn(self.program, look, pairs))
+        pairs, thin = self._sample(positions(layer), max(FEWEST_ROWS, ROWS_PER_UNKNOWN * len(read)))
+        look = partial(self._look, layer, read, thin)
+        sums = reduce(operator.iadd, in_turn(self.program, look, pairs))
         start = weight_rows(layer, weight).double()
-        solution = _solve(sums, start, read, self.ridge, intercept=_has_constant(layer))
-        self.fitted |= self._settled(layer, weight, sums, solution)
+        solution = _solve(sums, start[:, read], self.ridge, intercept=_has_constant(layer))
+        mean, variance = _of_products(sums, solution)
+        if layer.transposed:  # over all taps
+            mean, variance = _over_taps(mean, variance, outputs=weight.shape[1])
+        self.moments[layer.weight] = (mean.ravel(), variance.ravel())
+        whole = torch.zeros_like(start).index_copy_(1, read, solution)
+        constant = sums.outputs / sums.rows - mean if _has_constant(layer) else None
+        self.fitted |= self._settled(layer, whole, constant)
         self.weights |= self.fitted
 
     def _sample(self, positions: int, most: int) -> tuple[list[Pair], int]:
@@ -146,31 +151,27 @@ class _Run:
         places = [number * len(pieces) // count for number in range(count)]
         return [pieces[place] for place in places], max(1, positions * images // most)
 
-    def _look(self, layer: Layer, weight: Tensor, other: fx.Node | None, thin: int, pair: Pair) -> _Sums:
+    def _look(self, layer: Layer, read: Tensor, thin: int, pair: Pair) -> _Sums:
         """What one piece adds to the least squares of a layer."""
         self.pairs.go_on_(pair, layer.place)
-        values = dict(pair.dense)
-        self.program.run_op_(values, weights=self.program.dense, place=layer.place)
-        target = values[layer.node]
+        target = pair.dense[layer.node]
         if layer.transposed and layer.bias is not None:
             target = target - self.weights[layer.bias][:, None, None]
-        if other is not None:
+        if (other := self._other_branch(layer)) is not None:
             target = target + pair.dense[other] - pair.current[other]
-        inputs = patches(layer, weight, pair.current[layer.source], thin)
+        inputs = patches(layer, self.weights[layer.weight], pair.current[layer.source], thin)
         self.pairs.settle_(pair)
+        if len(read) < inputs.shape[2]:
+            inputs = inputs.index_select(2, read)
         return _sums(inputs, target_rows(layer, target, thin))
 
-    def _settled(self, layer: Layer, weight: Tensor, sums: _Sums, rows: Tensor) -> dict[str, Tensor]:
-        mean_in, mean_out = sums.inputs / sums.rows, sums.outputs / sums.rows
-        mean = (rows * mean_in[..., None]).sum(dim=1)
-        second = (rows * (sums.gram / sums.rows @ rows)).sum(dim=1)
-        if layer.transposed:  # over all taps
-            mean, second = (found.reshape(weight.shape[1], -1).mean(dim=1) for found in (mean, second))
-        self.moments[layer.weight] = (mean.ravel(), (second - mean**2).clamp_min(0).ravel())
+    def _settled(self, layer: Layer, rows: Tensor, constant: Tensor | None) -> dict[str, Tensor]:
+        """The weight and bias of a layer; an output that is gone (the width of a head) stays gone."""
+        weight = self.weights[layer.weight]
         settled = {layer.weight: _as_weight(layer, rows, weight)}
-        if layer.bias is not None and _has_constant(layer):
-            settled[layer.bias] = (mean_out - mean).ravel().to(weight.dtype)
-        for name, value in settled.items():  # an output that is gone (the width of a head) stays gone
+        if layer.bias is not None and constant is not None:
+            settled[layer.bias] = constant.ravel().to(weight.dtype)
+        for name, value in settled.items():
             for axis, entries in self.dead.get(name, []):
                 value.index_fill_(axis, entries, 0.0)
         return settled
@@ -188,9 +189,9 @@ class _Run:
         return other if same and place < layer.place else None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Sums:
-    """What least squares needs, per group of the convolution."""
+    """What least squares needs, per group of the convolution; of the inputs that are still read."""
 
     rows: int
     gram: Tensor
@@ -198,26 +199,25 @@ class _Sums:
     inputs: Tensor
     outputs: Tensor
 
-    def __add__(self, other: _Sums) -> _Sums:
-        return _Sums(
-            self.rows + other.rows,
-            self.gram + other.gram,
-            self.cross + other.cross,
-            self.inputs + other.inputs,
-            self.outputs + other.outputs,
-        )
+    def __iadd__(self, other: _Sums) -> Self:
+        self.rows += other.rows
+        self.gram += other.gram
+        self.cross += other.cross
+        self.inputs += other.inputs
+        self.outputs += other.outputs
+        return self
 
 
 def _sums(inputs: Tensor, targets: Tensor) -> _Sums:
     """Products about the piece's own mean, in single precision, and the rest in double: nothing cancels."""
     rows = inputs.shape[1]
     mean_in, mean_out = inputs.mean(dim=1, keepdim=True), targets.mean(dim=1, keepdim=True)
-    around = (inputs - mean_in).transpose(1, 2)
+    around = inputs - mean_in
     mean_in, mean_out = mean_in.double(), mean_out.double()
     return _Sums(
         rows,
-        (around @ (inputs - mean_in.to(inputs.dtype))).double() + rows * mean_in.transpose(1, 2) @ mean_in,
-        (around @ targets).double() + rows * mean_in.transpose(1, 2) @ mean_out,
+        products(around).double().baddbmm_(rows * mean_in.transpose(1, 2), mean_in),
+        (around.transpose(1, 2) @ targets).double().baddbmm_(rows * mean_in.transpose(1, 2), mean_out),
         rows * mean_in[:, 0],
         rows * mean_out[:, 0],
     )
@@ -235,29 +235,39 @@ def positions(layer: Layer) -> int:
 
 
 def _read_inputs(layer: Layer, weight: Tensor, dead: list[tuple[int, Tensor]]) -> Tensor:
-    """Which rows of `weight_rows` are still read, shape (groups, inputs * taps)."""
+    """Places in the rows of `weight_rows` that are still read; the same inputs leave in every group."""
     alive = torch.ones_like(weight, dtype=torch.bool)
     for axis, entries in dead:
         if axis == layer.axis:
             alive.index_fill_(axis, entries, value=False)
-    return weight_rows(layer, alive)[..., 0]
+    return weight_rows(layer, alive)[0, :, 0].nonzero().ravel()
 
 
-def _solve(sums: _Sums, start: Tensor, read: Tensor, ridge: float | None, *, intercept: bool) -> Tensor:
-    """Least squares drawn towards `start`, shape (groups, inputs * taps, outputs); unread inputs get zero."""
+def _solve(sums: _Sums, start: Tensor, ridge: float | None, *, intercept: bool) -> Tensor:
+    """Least squares drawn towards `start`, shape (groups, inputs * taps, outputs)."""
     gram, cross = sums.gram / sums.rows, sums.cross / sums.rows
     if intercept:
         inputs, outputs = sums.inputs / sums.rows, sums.outputs / sums.rows
-        gram = gram - inputs[:, :, None] * inputs[:, None, :]
-        cross = cross - inputs[:, :, None] * outputs[:, None, :]
-    result = torch.zeros_like(start)
-    places = read[0].nonzero().ravel()  # the same inputs leave in every group
-    gram, cross, start = gram[:, places][:, :, places], cross[:, places], start[:, places]
+        gram -= inputs[:, :, None] * inputs[:, None, :]
+        cross -= inputs[:, :, None] * outputs[:, None, :]
     share = oas(gram, sums.rows).clamp_min(RIDGE) if ridge is None else ridge
     pull = share * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(TINY)
-    factor = _factor(gram, pull)
-    result[:, places] = start + torch.cholesky_solve(cross - gram @ start, factor)
-    return result
+    return start + torch.cholesky_solve(cross - gram @ start, _factor(gram, pull))
+
+
+def _of_products(sums: _Sums, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of inputs times `rows`, shape (groups, outputs)."""
+    mean = (rows * (sums.inputs / sums.rows)[..., None]).sum(dim=1)
+    second = (rows * (sums.gram @ rows)).sum(dim=1) / sums.rows
+    return mean, (second - mean**2).clamp_min(0)
+
+
+def _over_taps(mean: Tensor, variance: Tensor, *, outputs: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance over all taps of a transposed convolution's outputs."""
+    means = mean.reshape(outputs, -1)
+    seconds = (variance.reshape(outputs, -1) + means**2).mean(dim=1)
+    mean = means.mean(dim=1)
+    return mean, (seconds - mean**2).clamp_min(0)
 
 
 def _factor(gram: Tensor, pull: Tensor) -> Tensor:

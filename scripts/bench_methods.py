@@ -129,12 +129,15 @@ def page(curves: dict[str, list[Curve]], text: str) -> str:
         metric = "" if ordered[0].metric == "top-1" else f" {ordered[0].metric}"
         of = f"; shares of the {UNITS[network][1]}" if network in UNITS else ""
         area = ["SAUCE [95 %]", "/ dense"] if ratios[-1] >= WHOLE else []
+        free = [] if network in UNITS else ["1 point"]
         lines += [f"### {network}: dense{metric} {100 * dense:.2f} % on {images} images{of}", ""]
-        lines.append("| " + " | ".join(["method", *area, *[f"{100 * r:g} %" for r in ratios]]) + " |")
-        lines.append("|---" * (1 + len(area) + len(ratios)) + "|")
+        lines.append("| " + " | ".join(["method", *area, *free, *[f"{100 * r:g} %" for r in ratios]]) + " |")
+        lines.append("|---" * (1 + len(area) + len(free) + len(ratios)) + "|")
         for curve in ordered:
             sauce = curve.sauce
             cells = [f"{100 * point.accuracy:.1f}" for point in curve.points]
+            if free:
+                cells = [f"{100 * curve.removable():.1f} %", *cells]
             if area:
                 span = f"{sauce.value:.3f} [{sauce.low:.3f}, {sauce.high:.3f}]"
                 cells = [span, f"{sauce.value / dense:.3f}", *cells]

@@ -188,3 +188,23 @@ def test_matplotlib_is_loaded_by_the_picture_alone() -> None:
     code = "import sys, edgeprune.cli, edgeprune.report.charts; print('matplotlib' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert found.stdout == "False\n", found.stderr
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "expected"),
+    [
+        ((0.90, 0.88), 0.2 + 0.2 * 0.5),  # one point down halfway between the two
+        ((0.80, 0.10), 0.2 * 0.1),
+        ((0.92, 0.95), 0.4),  # as far as was looked
+        ((0.88, 0.95), 0.2 * 0.5),  # what rises again later does not count
+    ],
+)
+def test_what_may_go_within_a_point(accuracies: tuple[float, float], expected: float) -> None:
+    points = tuple(
+        CurvePoint(asked=ratio, param_ratio=ratio, mac_ratio=ratio, value=accuracy)
+        for ratio, accuracy in zip((0.2, 0.4), accuracies, strict=True)
+    )
+    area = Interval(value=0.5, low=0.4, high=0.6)
+    dense = 0.90
+    curve = Curve(label="x", points=points, sauce=area, dense_value=dense)
+    assert curve.removable() == pytest.approx(expected)

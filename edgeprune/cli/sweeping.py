@@ -115,6 +115,7 @@ def as_record(curve: Curve) -> dict[str, object]:
         "sauce_relative": {name: getattr(curve.sauce, name) / dense for name in ("value", "low", "high")}
         if dense
         else None,
+        "removable_within_1_point": curve.removable(),
         "points": [
             {
                 "asked": point.asked,
@@ -137,15 +138,20 @@ def point_words(point: CurvePoint) -> str:
 def show(curves: Sequence[Curve], files: Sequence[Path]) -> None:
     """The table, best method first, and where the files lie."""
     console = Console()
-    table = Table("method", "SAUCE", "95 % CI", "/ dense accuracy", "dense", f"{curves[0].metric} at")
+    first = curves[0]
+    console.print(
+        f"dense: {first.metric} {first.dense_accuracy:.2%} on {first.images or len(first.dense)} images"
+    )
+    columns = ("method", "SAUCE", "95 % CI", "/ dense", "share for 1 point")
+    table = Table(*columns, f"{first.metric} at")
     for curve in sorted(curves, key=lambda curve: -curve.sauce.value):
         dense, area = curve.dense_accuracy, curve.sauce
         table.add_row(
             escape(curve.label),
             f"{area.value:.4f}",
-            f"{area.low:.4f} to {area.high:.4f}",
+            f"{area.low:.3f}-{area.high:.3f}",
             f"{area.value / dense:.4f}" if dense else "-",
-            f"{dense:.2%}",
+            f"{curve.removable():.1%}",
             "  ".join(point_words(point) for point in curve.points),
         )
     console.print(table)

@@ -44,3 +44,17 @@ class Curve:
     @property
     def dense_accuracy(self) -> float:
         return sum(self.dense) / len(self.dense) if self.dense_value is None else self.dense_value
+
+    def removable(self, drop: float = 0.01) -> float:
+        """Share of the parameters that may go before accuracy has fallen by `drop` (absolute, in [0, 1]).
+
+        Between the points the curve is straight; it begins at the dense network, and ends at its last point.
+        """
+        least = self.dense_accuracy - drop
+        share, accuracy = 0.0, self.dense_accuracy
+        for point in sorted(self.points, key=lambda point: point.param_ratio):
+            if point.accuracy < least:
+                part = (accuracy - least) / (accuracy - point.accuracy)
+                return share + part * (point.param_ratio - share)
+            share, accuracy = point.param_ratio, point.accuracy
+        return share

@@ -18,6 +18,7 @@ from edgeprune.compensate import (
     Subject,
     Survivors,
     find_layers,
+    in_order,
     measure_moments,
     reestimate,
     refit,
@@ -204,9 +205,7 @@ def twins() -> Subject:
 def test_a_channel_that_others_tell_leaves_first_and_is_not_missed() -> None:
     found = twins()
     network = survivors(found)
-    first, *_, last = [
-        block for block in network.blocks({g.name: 1 for g in found.groups}) if block.group == "first.weight"
-    ]
+    first, *_, last = network.ladders({g.name: 1 for g in found.groups})["first.weight"]
     assert set(first.units) <= {0, 1, 2, 3, 4, 5}
     assert first.damage < 0.01 * last.damage
     network.remove_({first.group: first.units})
@@ -225,7 +224,7 @@ def test_damage_is_the_share_of_the_output_that_is_lost() -> None:
     layer = found.layers["project.weight"]
     group = next(g for g in found.groups if any(s.parameter == layer.weight for s in g.slots))
     network = survivors(found)
-    block = next(b for b in network.blocks({g.name: 1 for g in found.groups}) if b.group == group.name)
+    block = network.ladders({g.name: 1 for g in found.groups})[group.name][0]
     assert len(block.units) == 1
     dense = value_at(found, found.program.dense, layer.node)
     network.remove_({block.group: block.units})
@@ -240,7 +239,7 @@ def test_damage_is_the_share_of_the_output_that_is_lost() -> None:
 @pytest.mark.parametrize("step", [1, 2, 4])
 def test_blocks_leave_whole_steps_and_every_group_something(name: str, step: int) -> None:
     found = subject(name)
-    blocks = survivors(found).blocks({group.name: step for group in found.groups})
+    blocks = in_order(survivors(found).ladders({group.name: step for group in found.groups}))
     for group in found.groups:
         mine = [block for block in blocks if block.group == group.name]
         left = group.units

@@ -13,7 +13,7 @@ from edgeprune.compensate.layers import Layer, Subject, find_layers
 from edgeprune.compensate.moments import Measured, Moments, measure_moments
 from edgeprune.compensate.needs import working_bytes
 from edgeprune.compensate.refit import Refit, refit
-from edgeprune.compensate.survivors import Block, Survivors
+from edgeprune.compensate.survivors import Block, Survivors, in_order
 
 __all__ = [
     "Block",
@@ -24,6 +24,7 @@ __all__ = [
     "Subject",
     "Survivors",
     "find_layers",
+    "in_order",
     "measure_moments",
     "reestimate",
     "refit",

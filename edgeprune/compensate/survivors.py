@@ -168,22 +168,16 @@ class Survivors:
             changed[layer.bias] = _like(self.weights[layer.bias].double() + taps, self.weights[layer.bias])
         return changed
 
-    def blocks(self, steps: Mapping[str, int], prices: Mapping[str, float] | None = None) -> list[Block]:
-        """All units that may leave, in the order of the damage that each block does for what it saves.
+    def ladders(self, steps: Mapping[str, int]) -> dict[str, list[Block]]:
+        """Group -> all its units that may leave, in the order in which they can best be spared.
 
         Args:
             steps: Group -> units by which its width may change; each block leaves a width of whole steps.
-            prices: Group -> what one unit less of it saves; None: every unit saves the same.
         """
         known = self._precisions(wary=False)
-        ordered = [
-            (rank, number, block)
-            for number, group in enumerate(self.groups)
-            for rank, block in _ranked(
-                self._group_blocks(group, steps[group.name], known), prices[group.name] if prices else 1.0
-            )
-        ]
-        return [block for _, _, block in sorted(ordered, key=lambda item: item[:2])]
+        return {
+            group.name: list(self._group_blocks(group, steps[group.name], known)) for group in self.groups
+        }
 
     def _group_blocks(
         self, group: ChannelGroup, step: int, known: Mapping[fx.Node, Tensor]
@@ -349,12 +343,26 @@ class _View:
         return float(torch.linalg.solve(inner, lost).trace())
 
 
-def _ranked(blocks: Iterable[Block], price: float) -> Iterable[tuple[float, Block]]:
-    """Blocks of one group with what orders them, damage for savings: never before those they come after."""
-    most = 0.0
-    for block in blocks:
-        most = max(most, block.damage / len(block.units) / max(price, TINY))
-        yield most, block
+def in_order(
+    ladders: Mapping[str, Sequence[Block]],
+    prices: Mapping[str, float] | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> list[Block]:
+    """The blocks of all groups, in the order of the damage that each does for what it saves.
+
+    Args:
+        ladders: From `Survivors.ladders`; a block never comes before those that it comes after there.
+        prices: Group -> what one unit less of it saves; None: every unit saves the same.
+        weights: Group -> what its damage counts; 1 where nothing is said.
+    """
+    ranked: list[tuple[float, int, Block]] = []
+    for number, (name, blocks) in enumerate(ladders.items()):
+        price = max(prices[name], TINY) if prices else 1.0
+        weight, most = (weights or {}).get(name, 1.0), 0.0
+        for block in blocks:
+            most = max(most, weight * block.damage / len(block.units) / price)
+            ranked.append((most, number, block))
+    return [block for *_, block in sorted(ranked, key=lambda item: item[:2])]
 
 
 def _like(value: Tensor, other: Tensor) -> Tensor:

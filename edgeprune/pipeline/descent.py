@@ -57,10 +57,8 @@ class Point:
     @cached_property
     def blocks(self) -> dict[str, list[compensate.Block]]:
         """Group -> its units in the order in which they can best be spared."""
-        found: dict[str, list[compensate.Block]] = {}
-        for block in self.study.blocks(self.survivors):
-            found.setdefault(block.group, []).append(block)
-        return found
+        ladders = self.study.ladders(self.survivors)
+        return {name: blocks for name, blocks in ladders.items() if blocks}
 
 
 @dataclass(eq=False)
@@ -137,8 +135,22 @@ class Descent:
         return found
 
     def choose(self, point: Point, goals: Goals) -> dict[str, tuple[int, ...]]:
-        """The units with the least damage whose leaving meets the goals; all that may go where none do."""
+        """The units with the least damage whose leaving meets the goals; all that may go where none do.
+
+        Chosen twice: what the first choice would do to the answers, group by group, says what damages weigh.
+        """
         ladders = self._ladders(point, goals)
+        rungs = self._rungs(point, goals, ladders)
+        weights = self.study.effects(point.survivors, point.blocks, rungs) if rungs else {}
+        if any(rungs.get(ladder.group, 0) < len(ladder.damages) for ladder in ladders):
+            rungs = self._rungs(point, goals, [_weighted(each, weights) for each in ladders])
+        return {
+            name: tuple(unit for block in point.blocks[name][:rung] for unit in block.units)
+            for name, rung in rungs.items()
+        }
+
+    def _rungs(self, point: Point, goals: Goals, ladders: Sequence[knapsack.Ladder]) -> dict[str, int]:
+        """Group -> how many of its blocks leave."""
         needs = {name: point.costs[name] - goal for name, goal in goals.items()}
         asked = {name: need for name, need in needs.items() if need > 0}
         best: dict[str, int] = {}
@@ -155,10 +167,7 @@ class Descent:
             if wanted == asked:
                 break
             asked = wanted
-        return {
-            name: tuple(unit for block in point.blocks[name][:rung] for unit in block.units)
-            for name, rung in best.items()
-        }
+        return best
 
     def _ladders(self, point: Point, goals: Goals) -> list[knapsack.Ladder]:
         widths, rows, places = point.widths, [], []
@@ -195,6 +204,11 @@ class Descent:
     def _log_(self, step: Step, removed: Removed) -> None:
         self.steps.append(step)
         self.on_step(step, removed)
+
+
+def _weighted(ladder: knapsack.Ladder, weights: Mapping[str, float]) -> knapsack.Ladder:
+    weight = weights.get(ladder.group, 1.0)
+    return replace(ladder, damages=tuple(weight * damage for damage in ladder.damages))
 
 
 def _on_the_way(costs: Mapping[str, float], goals: Goals, rounds: int) -> dict[str, float]:

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from edgeprune import causal, channels, compensate, memory, tasks
 from edgeprune.errors import DataError
+from edgeprune.pipeline.effects import effects
 from edgeprune.pipeline.ledger import Ledger, Removed
 from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions
 from edgeprune.pipeline.sharing import agreed
@@ -22,6 +23,8 @@ Weights = Mapping[str, Tensor]
 NO_FIT = compensate.Refit(weights={}, moments={})
 FEWEST_ELSEWHERE = 20
 """Validation images below which they are not tested."""
+MOST_MOVED = 256
+"""Images that answers are compared on."""
 TINY = 1e-9
 COPIES = 2
 """Of the calibration images, that the walk and the least squares make."""
@@ -219,6 +222,16 @@ class Study:
         limit = float(stats.t.ppf(1 - self.options.alpha, len(change) - 1)) * factor
         return self.agreed(bool(change.mean() >= -limit * spread - TINY))
 
+    def _mover(self, before: Weights) -> Callable[[Weights], float]:
+        """Tells how far other weights move the network's answers to a few images, which no fit has seen."""
+        _, seen = self.images.judged_by
+        if len(seen.labels) < FEWEST_ELSEWHERE:
+            seen = self.images.calibration
+        labels = seen.labels[:MOST_MOVED]
+        pieces = self.program.start(torch.from_numpy(seen.images[:MOST_MOVED]))
+        base = self._run(pieces, labels, before)
+        return lambda weights: self.task.moved(base, self._run(pieces, labels, weights), labels)
+
     def agreed(self, verdict: bool) -> bool:
         """The verdict of the first of several processes."""
         return bool(agreed(self.journey.crew, verdict))
@@ -291,14 +304,29 @@ class Study:
         return prices
 
     def blocks(self, survivors: compensate.Survivors) -> list[compensate.Block]:
-        """All units that may leave, in the order of their damage for what they save."""
-        steps = {group.name: self.step(group) for group in self.groups}
-        found = survivors.blocks(steps, self.prices(survivors.removed))
+        """All units that may leave, in the order of what they do to the answers for what they save."""
+        ladders = self.ladders(survivors)
+        weights = self.effects(survivors, ladders, {})
+        found = compensate.in_order(ladders, self.prices(survivors.removed), weights)
         told = [(block.group, block.units, block.damage) for block in found]
         return [
             compensate.Block(group=group, units=tuple(units), damage=damage)
             for group, units, damage in agreed(self.journey.crew, told)
         ]
+
+    def effects(
+        self,
+        survivors: compensate.Survivors,
+        ladders: Mapping[str, Sequence[compensate.Block]],
+        taken: Mapping[str, int],
+    ) -> dict[str, float]:
+        """What the damages of each group count, measured: see `effects.effects`."""
+        move, on_progress = self._mover(survivors.weights), self.progress("effects")
+        return effects(survivors, ladders, taken, move, on_progress)
+
+    def ladders(self, survivors: compensate.Survivors) -> dict[str, list[compensate.Block]]:
+        """Group -> all its units that may leave, in the order in which they can best be spared."""
+        return survivors.ladders({group.name: self.step(group) for group in self.groups})
 
     def survivors(
         self, weights: Weights, measured: compensate.Measured, gone: Removed

@@ -23,7 +23,7 @@ Weights = Mapping[str, Tensor]
 NO_FIT = compensate.Refit(weights={}, moments={})
 FEWEST_ELSEWHERE = 20
 """Validation images below which they are not tested."""
-MOST_MOVED = 256
+MOST_MOVED = 512
 """Images that answers are compared on."""
 TINY = 1e-9
 COPIES = 2

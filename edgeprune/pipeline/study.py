@@ -222,7 +222,7 @@ class Study:
         limit = float(stats.t.ppf(1 - self.options.alpha, len(change) - 1)) * factor
         return self.agreed(bool(change.mean() >= -limit * spread - TINY))
 
-    def _mover(self, before: Weights) -> Callable[[Weights], float]:
+    def mover(self, before: Weights) -> Callable[[Weights], float]:
         """Tells how far other weights move the network's answers to a few images, which no fit has seen."""
         _, seen = self.images.judged_by
         if len(seen.labels) < FEWEST_ELSEWHERE:
@@ -321,7 +321,7 @@ class Study:
         taken: Mapping[str, int],
     ) -> dict[str, float]:
         """What the damages of each group count, measured: see `effects.effects`."""
-        move, on_progress = self._mover(survivors.weights), self.progress("effects")
+        move, on_progress = self.mover(survivors.weights), self.progress("effects")
         return effects(survivors, ladders, taken, move, on_progress)
 
     def ladders(self, survivors: compensate.Survivors) -> dict[str, list[compensate.Block]]:

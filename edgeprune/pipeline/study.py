@@ -23,8 +23,8 @@ Weights = Mapping[str, Tensor]
 NO_FIT = compensate.Refit(weights={}, moments={})
 FEWEST_ELSEWHERE = 20
 """Validation images below which they are not tested."""
-MOST_MOVED = 512
-"""Images that answers are compared on."""
+MOST_MOVED, FEWEST_MOVED, FORWARDS = 512, 64, 16_384
+"""Images that answers are compared on, at most and at least, and over all groups together."""
 TINY = 1e-9
 COPIES = 2
 """Of the calibration images, that the walk and the least squares make."""
@@ -222,13 +222,13 @@ class Study:
         limit = float(stats.t.ppf(1 - self.options.alpha, len(change) - 1)) * factor
         return self.agreed(bool(change.mean() >= -limit * spread - TINY))
 
-    def mover(self, before: Weights) -> Callable[[Weights], float]:
+    def mover(self, before: Weights, images: int = MOST_MOVED) -> Callable[[Weights], float]:
         """Tells how far other weights move the network's answers to a few images, which no fit has seen."""
         _, seen = self.images.judged_by
         if len(seen.labels) < FEWEST_ELSEWHERE:
             seen = self.images.calibration
-        labels = seen.labels[:MOST_MOVED]
-        pieces = self.program.start(torch.from_numpy(seen.images[:MOST_MOVED]))
+        labels = seen.labels[:images]
+        pieces = self.program.start(torch.from_numpy(seen.images[:images]))
         base = self._run(pieces, labels, before)
         return lambda weights: self.task.moved(base, self._run(pieces, labels, weights), labels)
 
@@ -321,7 +321,8 @@ class Study:
         taken: Mapping[str, int],
     ) -> dict[str, float]:
         """What the damages of each group count, measured: see `effects.effects`."""
-        move, on_progress = self.mover(survivors.weights), self.progress("effects")
+        images = max(FEWEST_MOVED, min(MOST_MOVED, FORWARDS // max(len(ladders), 1)))
+        move, on_progress = self.mover(survivors.weights, images), self.progress("effects")
         return effects(survivors, ladders, taken, move, on_progress)
 
     def ladders(self, survivors: compensate.Survivors) -> dict[str, list[compensate.Block]]:

@@ -1,18 +1,36 @@
 """The order of the rooms: the only place that knows two of them.
 
-pruning.py    in memory: network + images -> which units it does not need
-saving.py     the smaller network as an object: made, saved and made again
-deploying.py  one network -> the deployed file, parity at every hand-over
-digests.py    what a stage depends on
-inputs.py     configuration -> target and network
-beginning.py  a first look at a network and its images, before a build
-own_rules.py  coupling rules of the user's own
-building.py   all of it, in a run folder, with resume
-telling.py    what the report says besides the stages: provenance, the course, images that changed
-kept.py       what a run folder remembers: settings, walk
-trajectory.py the units that a walk removed, in order
-prefix.py     a finished run's trajectory cut at any share
-explaining.py a finished run's units taken out one by one
+In memory, a network and images:
+pruning.py     which units it does not need
+options.py     what an analysis is asked for
+study.py       network and images, ready for any method; ledger.py: what removing units saves
+compensated.py c-swap-c; published.py: c-swap; ranked.py: rival criteria
+effects.py     what removals do to the answers, so that damages of different layers compare
+sharing.py     one walk, several processes
+saving.py      the smaller network as an object: made, saved and made again
+own_rules.py   coupling rules of the user's own; tasking.py: the name of a task -> the task
+
+To a budget:
+searching.py   what a search needs; budgeting.py: budgets as its goals; modelling.py: the latency model
+finding.py     which network a budget asks for; descent.py: the rounds that make one cheaper
+giving_back.py no deployed network is slower than the dense one
+
+The deployed file:
+deploying.py   one network -> the file, parity at every hand-over; finite.py: where a NaN begins
+quantizing.py  the same in 8 bits; forms.py: other forms of it
+evaluating.py  how good the files are; timing.py: how long a candidate takes
+
+A build and its run folder:
+inputs.py      configuration -> target and network; beginning.py: a first look at them
+building.py    all of it, with resume; digests.py: what a stage depends on; watching.py: who sees it go by
+room.py        the room on disk that it takes; components.py: what it was made with
+kept.py        what a run folder remembers: settings, walk
+telling.py     what the report says besides the stages; picturing.py: its pictures
+
+Of a finished run:
+trajectory.py  the units that a walk removed, in order; prefix.py: cut at any share
+explaining.py  its units taken out one by one
+sweeping.py    curves of several methods
 """
 
 from edgeprune.pipeline.building import Build, build

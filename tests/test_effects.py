@@ -105,13 +105,15 @@ def test_every_task_tells_how_far_its_outputs_moved():
     labels = np.array([0, 2])
     logits = np.array([[2.0, 0.0, 0.0], [0.0, 1.0, 3.0]], dtype=np.float32)
     plain = tasks.Classification()
-    assert plain.moved(logits, logits + 5.0, labels) == pytest.approx(0.0, abs=1e-9), "a shift is no change"
-    assert plain.moved(logits, logits[::-1], labels) > 0.1
+    assert tasks.moved(plain, logits, logits + 5.0, labels) == pytest.approx(0.0, abs=1e-9), (
+        "a shift is no change"
+    )
+    assert tasks.moved(plain, logits, logits[::-1], labels) > 0.1
 
     masks = np.zeros((2, 4, 4), dtype=np.int64)
     masks[:, :2] = 1
     maps = np.eye(2, dtype=np.float32)[masks].transpose(0, 3, 1, 2)
     task = tasks.Segmentation(classes=2)
     before, after = (task.kept(each, masks) for each in (maps, maps[:, ::-1]))
-    assert task.moved(before, before, masks) == 0.0
-    assert task.moved(before, after, masks) == pytest.approx(1.0), "all right before, all wrong after"
+    assert tasks.moved(task, before, before, masks) == 0.0
+    assert tasks.moved(task, before, after, masks) == pytest.approx(1.0), "all right before, all wrong after"

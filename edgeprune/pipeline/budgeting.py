@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from edgeprune import export, latency, measure
 from edgeprune.pipeline import finding
+from edgeprune.pipeline.deploying import for_runtime
 from edgeprune.pipeline.descent import Descent, Point
 from edgeprune.pipeline.ledger import Ledger, Removed
-from edgeprune.pipeline.modelling import for_runtime
 from edgeprune.pipeline.options import SEARCHED, Journey
 from edgeprune.pipeline.pruning import Analysed
 from edgeprune.pipeline.study import Study, Walked

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from edgeprune import causal, channels, export, latency, measure
+from edgeprune.pipeline.deploying import for_runtime
 from edgeprune.pipeline.digests import digest
 from edgeprune.pipeline.pruning import Analysed
 from edgeprune.records import Floats, LatencyModel, Target
@@ -61,14 +62,6 @@ def export_variant(analysed: Analysed, widths: Mapping[str, int], path: Path) ->
     removed = {group.name: tuple(range(group.units - widths[group.name])) for group in groups}
     export.to_onnx(channels.cut(analysed.coupling, removed), analysed.traced.spec, path)
     return path
-
-
-def for_runtime(path: Path, runtime: str) -> Path:
-    """The file that a runtime loads, made from an .onnx."""
-    if runtime != "openvino":
-        return path
-    export.to_openvino(path, path.with_suffix(".xml"))
-    return path.with_suffix(".xml")
 
 
 def cached_model(inputs: Mapping[str, str], make: Callable[[], LatencyModel]) -> tuple[LatencyModel, Path]:

@@ -15,9 +15,8 @@ import onnx
 
 from edgeprune import calibration, export, quantize
 from edgeprune.pipeline import evaluating
-from edgeprune.pipeline.deploying import outputs
+from edgeprune.pipeline.deploying import for_runtime, outputs
 from edgeprune.pipeline.digests import digest, images_digest
-from edgeprune.pipeline.modelling import for_runtime
 from edgeprune.pipeline.options import PruneOptions
 from edgeprune.records import Export, Floats, Quantized, Split
 
@@ -158,11 +157,9 @@ def by_onnxruntime(build: Build, name: str, onnx_path: Path) -> Written:
         drop=back.drop if back else None,
         before_fallback=back.first_drop if back else None,
     )
-    if build.target.runtime != "openvino":
-        return Written(path=path, others=(), how=how)
-    xml = path.with_suffix(".xml")
-    export.to_openvino(path, xml)
-    return Written(path=xml, others=(path, xml.with_suffix(".bin")), how=how)
+    deployed = for_runtime(path, build.target.runtime)
+    others = () if deployed == path else (path, deployed.with_suffix(".bin"))
+    return Written(path=deployed, others=others, how=how)
 
 
 def demand(build: Build, path: Path, limit: float, images: Floats) -> quantize.Demand:

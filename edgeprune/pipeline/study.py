@@ -230,7 +230,7 @@ class Study:
         labels = seen.labels[:images]
         pieces = self.program.start(torch.from_numpy(seen.images[:images]))
         base = self._run(pieces, labels, before)
-        return lambda weights: self.task.moved(base, self._run(pieces, labels, weights), labels)
+        return lambda weights: tasks.moved(self.task, base, self._run(pieces, labels, weights), labels)
 
     def agreed(self, verdict: bool) -> bool:
         """The verdict of the first of several processes."""

@@ -7,6 +7,7 @@ classification.py  one class an image: top-1
 segmentation.py    a class for each pixel: mIoU
 detection.py       boxes: mAP, by pycocotools
 own.py             a user's function: how good each answer is
+moving.py          how far outputs have moved
 resampling.py      intervals by drawing images again
 sauce.py           the area under accuracy over the share removed
 """
@@ -19,6 +20,7 @@ from edgeprune.tasks.classification import (
     true_class_scores,
 )
 from edgeprune.tasks.detection import Detection
+from edgeprune.tasks.moving import moved
 from edgeprune.tasks.own import Own
 from edgeprune.tasks.resampling import draw, surely_within
 from edgeprune.tasks.sauce import sauce, sauce_interval, sauce_of_draws
@@ -35,6 +37,7 @@ __all__ = [
     "accuracy",
     "accuracy_change",
     "draw",
+    "moved",
     "probabilities",
     "sauce",
     "sauce_interval",

@@ -43,11 +43,6 @@ class Classification:
     def scores(self, kept: Floats, labels: Labels) -> Doubles:
         return true_class_scores(kept, as_classes(labels))
 
-    def moved(self, before: Floats, after: Floats, labels: Labels) -> float:
-        """Kullback-Leibler divergence of the class probabilities, mean over images."""
-        ours, theirs = (special.log_softmax(kept.astype(np.float64), axis=1) for kept in (before, after))
-        return float((np.exp(ours) * (ours - theirs)).sum(axis=1).mean())
-
     def answers(self, kept: Floats) -> Ints:
         answers: Ints = kept.argmax(axis=1)
         return answers

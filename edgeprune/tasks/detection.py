@@ -20,7 +20,7 @@ import numpy as np
 
 from edgeprune.errors import DataError, InputError, ModelError
 from edgeprune.records import Accuracy, AccuracyChange, Doubles, Floats, Interval, Ints, Labels, Scored
-from edgeprune.tasks.resampling import compared, draw, squared_change, tails
+from edgeprune.tasks.resampling import compared, draw, tails
 
 CLASS, SCORE, IGNORED_BOX = 0, 1, 5
 """Columns. Labels are (class, x0, y0, x1, y1, ignored), detections (class, score, x0, y0, x1, y1), in pixels
@@ -77,9 +77,6 @@ class Detection:
     def scores(self, kept: Doubles, labels: Labels) -> Doubles:
         images, classes = _shown(labels)
         return np.array([matched(kept[i], labels[i], k) for i, k in zip(images, classes, strict=True)])
-
-    def moved(self, before: Doubles, after: Doubles, labels: Labels) -> float:
-        return squared_change(self.scores(before, labels), self.scores(after, labels))
 
     def answers(self, kept: Doubles) -> Doubles:
         return kept

@@ -18,7 +18,7 @@ import numpy as np
 
 from edgeprune.errors import DataError, ModelError
 from edgeprune.records import Accuracy, AccuracyChange, Doubles, Floats, Interval, Ints, Labels, Scored
-from edgeprune.tasks.resampling import ROUNDING, compared, draw, squared_change, tails
+from edgeprune.tasks.resampling import ROUNDING, compared, draw, tails
 
 MATRIX = 2
 
@@ -69,9 +69,6 @@ class Own:
 
     def scores(self, kept: Doubles, labels: Labels) -> Doubles:
         return kept[~np.isnan(kept)]
-
-    def moved(self, before: Doubles, after: Doubles, labels: Labels) -> float:
-        return squared_change(self.scores(before, labels), self.scores(after, labels))
 
     def answers(self, kept: Doubles) -> Doubles:
         return kept

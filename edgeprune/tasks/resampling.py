@@ -20,11 +20,6 @@ def draw(images: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Ints:
     return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples)
 
 
-def squared_change(before: Doubles, after: Doubles) -> float:
-    """Mean square of the change of scores."""
-    return float(np.square(after - before).mean()) if len(before) else 0.0
-
-
 def tails(values: Doubles) -> tuple[float, float]:
     """Both ends of the 95 % interval."""
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])

@@ -24,7 +24,7 @@ from edgeprune.records import (
     Labels,
     Scored,
 )
-from edgeprune.tasks.resampling import compared, draw, squared_change, tails
+from edgeprune.tasks.resampling import compared, draw, tails
 
 Counts = NDArray[np.int64]
 """Pixels of each image and class, shape (N, K, 3): hit, labelled so, answered so."""
@@ -82,9 +82,6 @@ class Segmentation:
 
     def scores(self, kept: Counts, labels: Labels) -> Doubles:
         return np.asarray(iou(kept)[np.nonzero(kept[:, :, LABELLED])])
-
-    def moved(self, before: Counts, after: Counts, labels: Labels) -> float:
-        return squared_change(self.scores(before, labels), self.scores(after, labels))
 
     def answers(self, kept: Counts) -> Counts:
         return kept

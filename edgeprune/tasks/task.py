@@ -40,9 +40,6 @@ class Task(Protocol):
     def scores(self, kept: Kept, labels: Labels) -> Doubles:
         """Only the scores of `scored`, in its order."""
 
-    def moved(self, before: Kept, after: Kept, labels: Labels) -> float:
-        """How far the outputs for some images have moved: 0 for equal ones, whatever is right."""
-
     def answers(self, kept: Kept) -> Kept:
         """What the metric needs of what was kept."""
 

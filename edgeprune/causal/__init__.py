@@ -13,7 +13,7 @@ walk.py      layer by layer: the order of interventions and what is removed
 from edgeprune.causal.evaluation import Alone, Crew, Examiner, Shard, make_shards
 from edgeprune.causal.explain import explain
 from edgeprune.causal.fold import unfolded
-from edgeprune.causal.ordered import OrderedWalk
+from edgeprune.causal.ordered import OrderedWalk, joined
 from edgeprune.causal.program import Program, Values
 from edgeprune.causal.replay import Replay, zeroed
 from edgeprune.causal.verdict import Choice, Judge, make_judge, welch_z
@@ -34,6 +34,7 @@ __all__ = [
     "Walker",
     "aligned_step",
     "explain",
+    "joined",
     "make_judge",
     "make_shards",
     "unfolded",

@@ -1,5 +1,7 @@
 """A walk through blocks of units in one global order: group tests over all layers, the same invariant.
 
+Where a limit asks for more than the test lets go, blocks leave whatever they do, and the log says what.
+
 After a removal the next test takes twice as many blocks at once, after a refusal half as many. A block that
 is refused alone closes its group for this walk: those that come after it in the group do more damage still.
 """
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from edgeprune.causal.evaluation import Examiner, Shard
 from edgeprune.errors import JournalError
-from edgeprune.records import Doubles, Step
+from edgeprune.records import Doubles, Finding, Step
 
 Units = dict[str, tuple[int, ...]]
 Changed = Mapping[str, Tensor]
@@ -54,6 +56,7 @@ class OrderedWalk:
         within: Whether a set of removed units is still within the limits on size.
         on_step: Called after each intervention with the step and the blocks settled.
         recorded: Steps of an interrupted walk, taken over without evaluating again.
+        forced: Whether blocks leave that a class needs.
     """
 
     network: Network
@@ -64,6 +67,7 @@ class OrderedWalk:
     within: Callable[[Units], bool] = lambda removed: True
     on_step: Callable[[Step, int], None] = lambda step, settled: None
     recorded: Iterator[Step] = field(default_factory=lambda: iter(()))
+    forced: bool = False
 
     def run(self) -> tuple[list[Step], bool]:
         """Walk; gives the steps, and whether the limit on size ended it."""
@@ -74,7 +78,7 @@ class OrderedWalk:
             self.examiner.move_(None)
         while queue:
             some = queue[:count]
-            if not self.within(_joined(self.network.removed, some)):
+            if not self.within(joined(self.network.removed, some)):
                 if len(some) == 1:
                     return steps, True
                 count = len(some) // 2
@@ -94,7 +98,7 @@ class OrderedWalk:
         return steps, False
 
     def _test(self, some: Sequence[Block], known: Step | None, *, settled: int) -> Step:
-        units = _joined({}, some)
+        units = joined({}, some)
         step = next(self.recorded, None)
         if step is not None and step.together != units:
             raise JournalError("the interrupted walk went another way")
@@ -106,16 +110,18 @@ class OrderedWalk:
             changed = self.network.without(units)
             outcome = self.examiner.examine(lambda shard: self.scores(shard, changed))
             step, z = outcome.step(units), outcome.z
+            step = replace(step, removed=step.removed or self.forced)
         if step.removed:
             self.network.remove_(units)
-            self.examiner.move_(z)
-        else:
+        if step.finding is Finding.CRITICAL:
             self.examiner.blame_(step.worst_class)
+        else:
+            self.examiner.move_(z)
         self.on_step(step, settled + (len(some) if step.removed or len(some) == 1 else 0))
         return step
 
 
-def _joined(removed: Mapping[str, tuple[int, ...]], blocks: Sequence[Block]) -> Units:
+def joined(removed: Mapping[str, tuple[int, ...]], blocks: Sequence[Block]) -> Units:
     """Units that are gone when these blocks leave as well."""
     result = dict(removed)
     for block in blocks:

@@ -100,6 +100,10 @@ class Judge:
         """A judge that lets scores fall further, by this factor on the quantiles."""
         return replace(self, quantiles=self.quantiles * factor)
 
+    def fallen(self, z: Doubles) -> float:
+        """By what factor the z of any class passes its limit; 1 where none does."""
+        return max(1.0, float(np.nanmax(-z / self.quantiles)))
+
     def against(self, scores: Doubles) -> Judge:
         """A judge that compares with these scores instead of the dense network's."""
         return replace(self, dense=scores)

@@ -2,9 +2,10 @@
 
 A pass measures what the layers read, orders all units by the damage that is left after compensation, walks
 through them with group tests on the compensated network, and refits every layer. Passes at level α go on
-while they still remove something; where a limit asks for more, the following ones let the scores fall
-further, by a factor that the trajectory names. A pass after which the refitted network breaks the
-guarantee, or the limit on accuracy, gives back its last interventions.
+while they still remove something. Where a limit asks for more, each of the following ones takes a share of
+the parameters in the same order, whatever the tests say; the trajectory names how far the scores fell. A
+pass after which the refitted network breaks the guarantee, or the limit on accuracy, gives back its last
+interventions.
 """
 
 from __future__ import annotations
@@ -23,9 +24,8 @@ MOST_BLOCKS = 64
 LEAST_GAIN = 0.005
 """A pass at level α that removes less of the parameters than this is the last."""
 MOST_PASSES = 40
-FACTOR = 1.5
-"""By how much each pass beyond the natural end lets the scores fall further than the one before."""
-LARGEST_FACTOR = 1e4
+STRIDE = 0.88
+"""Share of the parameters that a pass beyond the natural end leaves."""
 MOST_REFITS = 5
 """In the search for how much of a pass the refitted network bears."""
 LENIENCE = 2.0
@@ -46,6 +46,8 @@ class Network:
     removed: dict[str, tuple[int, ...]]
     worst_z: float = 0.0
     """Of any class, as refitted."""
+    factor: float = 1.0
+    """How much further than at level α the scores have fallen."""
 
 
 def walk(study: Study, on_step: Watch, recorded: Sequence[Step]) -> Walked:
@@ -74,57 +76,68 @@ class _Passes:
 
     def run(self) -> tuple[Network, str]:
         network = Network(dict(self.study.program.dense), NO_FIT, {})
-        factor, options = 1.0, self.study.options
+        options, stride = self.study.options, None
         for _ in range(MOST_PASSES):
             before = self.study.ledger.param_ratio(network.removed)
-            network, reached = self._pass(network, factor)
+            network, reached = self._pass(network, stride)
             gain = self.study.ledger.param_ratio(network.removed) - before
             if reached:
                 return network, "the limit on removed parameters was reached"
-            if gain >= LEAST_GAIN and factor == 1.0:
-                continue
-            if not options.asks_for_more or factor > LARGEST_FACTOR:
-                return network, "natural end: every unit was tested"
-            if gain < LEAST_GAIN and options.max_accuracy_drop is not None and factor > FACTOR:
-                return network, "the limit on the accuracy drop was reached"
-            factor *= FACTOR
+            if stride is None:
+                if gain >= LEAST_GAIN:
+                    continue
+                if not options.asks_for_more:
+                    return network, "natural end: every unit was tested"
+                stride = STRIDE
+            elif gain < LEAST_GAIN:
+                limited = options.max_accuracy_drop is not None
+                return network, "the limit on the accuracy drop was reached" if limited else "no unit is left"
+            elif self.steps[-1].returned:
+                stride **= 0.5  # the next one will not go far either
         return network, f"{MOST_PASSES} passes were made"
 
-    def _pass(self, network: Network, factor: float) -> tuple[Network, bool]:
-        """Walk and refit; the network then, and whether the limit on parameters ended the walk."""
+    def _pass(self, network: Network, stride: float | None) -> tuple[Network, bool]:
+        """Walk and refit; the network then, and whether the limit on parameters ended the walk.
+
+        Args:
+            network: Where it begins.
+            stride: Share of the parameters to leave, whatever the tests say; None: as far as they let it go.
+        """
         study = self.study
         measured = study.measure(network.weights)
         survivors = study.survivors(network.weights, measured, network.removed)
-        blocks = study.blocks(survivors)
+        blocks = study.blocks(survivors, stride)
         self.blocks = len(blocks)
         steps, reached = causal.OrderedWalk(
             network=survivors,
             blocks=blocks,
             scores=lambda shard, changed: study.scores(shard, {**survivors.weights, **changed}),
-            examiner=study.examiner(LENIENCE * factor),
+            examiner=study.examiner(LENIENCE if stride is None else 1.0),
             most=min(MOST_BLOCKS, study.options.group_test),
             within=study.ledger.within(study.options.max_param_ratio),
             on_step=lambda step, settled: self.on_step(step, settled, len(blocks), survivors.removed),
             recorded=self.recorded,
+            forced=stride is not None,
         ).run()
         self.steps += steps
         taken = [step for step in steps if step.removed]
-        settled = self._settle(network, survivors, taken, factor) if taken else network
-        self.passes.append(study.describe_pass(factor, len(steps), settled.removed, settled.worst_z))
+        settled = self._settle(network, survivors, taken, tested=stride is None) if taken else network
+        if steps:
+            made = study.describe_pass(settled.factor, len(steps), settled.removed, settled.worst_z)
+            self.passes.append(made)
         return settled, reached and settled.removed == survivors.removed
 
     def _settle(
-        self, network: Network, survivors: compensate.Survivors, taken: list[Step], factor: float
+        self, network: Network, survivors: compensate.Survivors, taken: list[Step], *, tested: bool
     ) -> Network:
         """Refit; where that breaks a limit, search for how much of what was taken the network bears."""
-        bound = factor == 1.0 or self.study.options.max_accuracy_drop is not None
         good, count, bad = 0, len(taken), len(taken) + 1
         best = network
         for _ in range(MOST_REFITS):
             if count < len(taken):
                 survivors = self._without(network, survivors.measured, taken[:count])
-            candidate, holds = self._refitted(survivors, factor)
-            if holds or not bound:  # beyond the guarantee, where only the share of parameters counts
+            candidate, holds = self._refitted(survivors, tested=tested)
+            if holds:
                 good, best = count, candidate
             else:
                 bad = count
@@ -142,15 +155,18 @@ class _Passes:
             survivors.remove_(step.together)
         return survivors
 
-    def _refitted(self, survivors: compensate.Survivors, factor: float) -> tuple[Network, bool]:
+    def _refitted(self, survivors: compensate.Survivors, *, tested: bool) -> tuple[Network, bool]:
         """The network after sequential least squares, and whether it keeps the guarantee and the limits."""
         study = self.study
         fit = study.refit(survivors.weights, survivors.removed)
         weights = {**survivors.weights, **fit.weights}
-        outcome = study.examiner(factor).examine(lambda shard: study.scores(shard, weights))
-        fine = outcome.finding is not Finding.CRITICAL and study.accepts(weights)
-        network = Network(weights, fit, survivors.removed, outcome.worst_z)
-        return network, fine and study.holds_elsewhere(weights, factor)
+        examiner = study.examiner() if tested else study.examiner().everything()
+        outcome = examiner.examine(lambda shard: study.scores(shard, weights))
+        factor = 1.0 if tested else study.judge.fallen(outcome.z)
+        network = Network(weights, fit, survivors.removed, outcome.worst_z, factor)
+        if tested and (outcome.finding is Finding.CRITICAL or not study.holds_elsewhere(weights)):
+            return network, False
+        return network, study.accepts(weights)
 
     def _give_back_(self, taken: Sequence[Step], removed: Removed) -> None:
         for step in reversed(taken):

@@ -226,11 +226,11 @@ def dense_kept(traced: channels.Traced, program: causal.Program, images: Images)
 
 
 def count_findings(steps: Sequence[Step], groups: Sequence[ChannelGroup]) -> dict[str, dict[str, int]]:
-    """Units per verdict and group; a refused set of several says nothing about each of them."""
-    single = [step for step in steps if step.units and (step.removed or len(step.units) == 1)]
+    """Units per verdict and group; a set of several that a class needs says nothing about each of them."""
     last = {
         (group, unit): step.finding
-        for step in single
+        for step in steps
+        if step.units and (step.finding is not Finding.CRITICAL or sum(map(len, step.together.values())) == 1)
         for group, units in step.together.items()
         for unit in units
     }

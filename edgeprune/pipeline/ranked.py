@@ -118,7 +118,4 @@ def prefix(study: Study, pieces: list[Piece], ratio: float) -> dict[str, tuple[i
 
 def joined(pieces: list[Piece]) -> dict[str, tuple[int, ...]]:
     """Group -> units of all its pieces."""
-    removed: dict[str, tuple[int, ...]] = {}
-    for piece in pieces:
-        removed[piece.group] = (*removed.get(piece.group, ()), *piece.units)
-    return {name: tuple(sorted(units)) for name, units in removed.items()}
+    return {name: tuple(sorted(units)) for name, units in causal.joined({}, pieces).items()}

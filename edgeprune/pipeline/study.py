@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -206,7 +207,7 @@ class Study:
         """The task's metric on the validation images; on the calibration images where there are none."""
         return self.value(self.images.judged_by[1], weights)
 
-    def holds_elsewhere(self, weights: Weights, factor: float) -> bool:
+    def holds_elsewhere(self, weights: Weights) -> bool:
         """Whether images that no fit has seen keep their scores: a paired test of all validation images.
 
         An image's score is the mean of those of the classes that it shows.
@@ -219,7 +220,7 @@ class Study:
             return True
         change = self._by_image(validation, weights) - self._dense_elsewhere
         spread = float(change.std(ddof=1)) / len(change) ** 0.5
-        limit = float(stats.t.ppf(1 - self.options.alpha, len(change) - 1)) * factor
+        limit = float(stats.t.ppf(1 - self.options.alpha, len(change) - 1))
         return self.agreed(bool(change.mean() >= -limit * spread - TINY))
 
     def mover(self, before: Weights, images: int = MOST_MOVED) -> Callable[[Weights], float]:
@@ -303,16 +304,36 @@ class Study:
             prices[group.name] = {"params": saved[0], "macs": saved[1]}.get(self.options.price, sum(saved))
         return prices
 
-    def blocks(self, survivors: compensate.Survivors) -> list[compensate.Block]:
-        """All units that may leave, in the order of what they do to the answers for what they save."""
-        ladders = self.ladders(survivors)
-        weights = self.effects(survivors, ladders, {})
-        found = compensate.in_order(ladders, self.prices(survivors.removed), weights)
+    def blocks(self, survivors: compensate.Survivors, stride: float | None = None) -> list[compensate.Block]:
+        """All units that may leave, in the order of what they do to the answers for what they save.
+
+        Args:
+            survivors: The current network.
+            stride: Share of its parameters: the first units, until no more is left; None: all units. Chosen
+                twice, as by `descent`.
+        """
+        ladders, prices = self.ladders(survivors), self.prices(survivors.removed)
+        taken: dict[str, int] = {}
+        if stride is not None:
+            first = self._first(compensate.in_order(ladders, prices), survivors.removed, stride)
+            taken = Counter(block.group for block in first)
+        weights = self.effects(survivors, ladders, taken)
+        found = compensate.in_order(ladders, prices, weights)
+        if stride is not None:
+            found = self._first(found, survivors.removed, stride)
         told = [(block.group, block.units, block.damage) for block in found]
         return [
             compensate.Block(group=group, units=tuple(units), damage=damage)
             for group, units, damage in agreed(self.journey.crew, told)
         ]
+
+    def _first(
+        self, blocks: Sequence[compensate.Block], removed: Removed, stride: float
+    ) -> list[compensate.Block]:
+        """The first blocks, until no more than a share of the parameters that are there is left."""
+        most = 1 - stride * (1 - self.ledger.param_ratio(removed))
+        count = self.ledger.most(len(blocks), lambda n: causal.joined(removed, blocks[:n]), most)
+        return list(blocks[: count + 1])
 
     def effects(
         self,

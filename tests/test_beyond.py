@@ -1,0 +1,92 @@
+"""Beyond the natural end of the compensated walk: each pass takes a share, as far as a limit asks for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from tiny_builds import calibration, trained_net
+
+from edgeprune.pipeline import compensated
+from edgeprune.pipeline.compensated import STRIDE
+from edgeprune.pipeline.finding import net_removal
+from edgeprune.pipeline.options import Images, Labelled, PruneOptions
+from edgeprune.pipeline.pruning import analyse, count_findings, make_study
+from edgeprune.pipeline.study import Study, Walked
+from edgeprune.records import Finding, InputSpec, Step
+
+LIMIT = 0.9
+FAR = PruneOptions(align=1, max_param_ratio=LIMIT, alpha=0.45)
+"""A level at which a small network ends early."""
+
+
+def study_of(options: PruneOptions) -> Study:
+    images, labels = (each.numpy() for each in calibration())
+    parts = (slice(60), slice(60, None))
+    known, unseen = (Labelled(images=images[part], labels=labels[part]) for part in parts)
+    given = Images(calibration=known, names=["a", "b", "c"], validation=unseen)
+    return make_study(analyse(trained_net(), InputSpec(shape=(1, 8, 8))), given, options)
+
+
+def walked(options: PruneOptions, recorded: tuple[Step, ...] = ()) -> tuple[Study, Walked]:
+    study = study_of(options)
+    return study, compensated.walk(study, lambda *seen: None, recorded)
+
+
+@pytest.fixture(scope="module")
+def far() -> tuple[Study, Walked]:
+    return walked(FAR)
+
+
+def test_each_pass_takes_its_share_up_to_the_limit(far: tuple[Study, Walked]) -> None:
+    study, found = far
+    natural = [each for each in found.passes if each.factor == 1.0]
+    beyond = found.passes[len(natural) :]
+    assert len(beyond) > 3
+    assert all(each.factor > 1 for each in beyond), "how far scores fell is told"
+    gone = [natural[-1].param_ratio, *(each.param_ratio for each in beyond)]
+    largest = max(study.ledger.param_ratio({g.name: (0,)}) for g in study.groups)
+    for before, after in pairwise(gone[:-1]):
+        aim = 1 - STRIDE * (1 - before)
+        assert aim <= after <= aim + largest
+    assert LIMIT - largest < gone[-1] <= LIMIT
+    assert found.stopped == "the limit on removed parameters was reached"
+    assert net_removal(found.steps) == found.removed
+
+
+def test_what_classes_need_is_logged_as_such(far: tuple[Study, Walked]) -> None:
+    study, found = far
+    forced = [step for step in found.steps if step.removed and step.finding is Finding.CRITICAL]
+    assert forced
+    single = [step for step in forced if sum(map(len, step.together.values())) == 1]
+    counts = count_findings(found.steps, study.groups)
+    assert sum(group[Finding.CRITICAL] for group in counts.values()) >= len(single)
+    assert all(sum(counts[g.name].values()) <= g.units for g in study.groups)
+
+
+def test_a_walk_cut_there_goes_on_as_it_was(far: tuple[Study, Walked]) -> None:
+    _, whole = far
+    first = next(n for n, step in enumerate(whole.steps) if step.finding is Finding.CRITICAL and step.removed)
+    for cut in (first, first + 1, len(whole.steps) - 1):
+        _, again = walked(FAR, tuple(whole.steps[:cut]))
+        assert again.steps == whole.steps
+        assert again.passes == whole.passes
+        assert again.removed == whole.removed
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.05])
+def test_a_limit_on_accuracy_gives_back_and_strides_become_smaller(drop: float) -> None:
+    options = replace(FAR, max_param_ratio=None, max_accuracy_drop=drop)
+    study, found = walked(options)
+    assert study.accepts(found.weights)
+    assert found.stopped == "the limit on the accuracy drop was reached"
+    assert any(step.returned for step in found.steps)
+    assert net_removal(found.steps) == found.removed
+
+
+def test_without_a_limit_the_natural_end_is_the_end() -> None:
+    _, found = walked(replace(FAR, max_param_ratio=None))
+    assert found.stopped == "natural end: every unit was tested"
+    assert {each.factor for each in found.passes} == {1.0}
+    assert not any(step.removed and step.finding is Finding.CRITICAL for step in found.steps)

@@ -73,7 +73,7 @@ def rows(name: str, args: argparse.Namespace) -> list[Row]:
 def timed(name, build, plans) -> list[Row]:  # type: ignore[no-untyped-def]
     """Export the plans and measure them on every runtime."""
     from edgeprune import measure, runtime
-    from edgeprune.pipeline.deploying import for_runtime
+    from edgeprune.export import for_runtime
     from edgeprune.pipeline.inputs import cpu_step
     from edgeprune.pipeline.modelling import export_variant
     from edgeprune.records import Target

@@ -135,7 +135,7 @@ def params(build, removed) -> float:  # type: ignore[no-untyped-def]
 
 def exported(build, removed, folder) -> Path:  # type: ignore[no-untyped-def]
     """The file of a network without these units, for the target's runtime."""
-    from edgeprune.pipeline.deploying import for_runtime
+    from edgeprune.export import for_runtime
     from edgeprune.pipeline.modelling import export_variant
 
     sizes = {group.name: group.units for group in build.analysed.coupling.groups}
@@ -151,7 +151,7 @@ def peer(build, name, ours):  # type: ignore[no-untyped-def]
     from bench_peers import right, torch_pruning
 
     from edgeprune import export
-    from edgeprune.pipeline.deploying import for_runtime
+    from edgeprune.export import for_runtime
     from edgeprune.records import Split
 
     field = SimpleNamespace(analysed=build.analysed, images=build.images)

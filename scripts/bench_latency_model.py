@@ -65,7 +65,7 @@ def rows(name: str, runtimes: list[str], variants: int) -> list[Row]:
     import numpy as np
 
     from edgeprune import causal, channels, latency, measure
-    from edgeprune.pipeline.deploying import for_runtime
+    from edgeprune.export import for_runtime
     from edgeprune.pipeline.inputs import cpu_step
     from edgeprune.pipeline.modelling import export_variant
     from edgeprune.pipeline.pruning import analyse

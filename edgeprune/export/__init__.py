@@ -15,7 +15,7 @@ from edgeprune.export.counting import artifact, params_and_macs, shape_of
 from edgeprune.export.detections import with_boxes
 from edgeprune.export.forms import End, to_fp16, to_ort, with_processing
 from edgeprune.export.from_torch import INPUT, OUTPUT, simplify, to_onnx
-from edgeprune.export.ir import save_openvino, to_openvino
+from edgeprune.export.ir import for_runtime, save_openvino, to_openvino
 from edgeprune.export.metadata import describe, read_description
 from edgeprune.export.parity import parity
 from edgeprune.export.writing import parts, save, staged
@@ -26,6 +26,7 @@ __all__ = [
     "End",
     "artifact",
     "describe",
+    "for_runtime",
     "params_and_macs",
     "parity",
     "parts",

@@ -15,6 +15,14 @@ from edgeprune.export.writing import reason, staged
 log = logging.getLogger(__name__)
 
 
+def for_runtime(onnx_path: Path, runtime: str) -> Path:
+    """The file that a runtime loads, made beside an .onnx."""
+    if runtime != "openvino":
+        return onnx_path
+    to_openvino(onnx_path, onnx_path.with_suffix(".xml"))
+    return onnx_path.with_suffix(".xml")
+
+
 def to_openvino(onnx_path: Path, xml_path: Path, *, fp16: bool = False) -> None:
     """Write OpenVINO IR (.xml, and .bin beside it) from an ONNX file, its weights in 32 or 16 bits.
 

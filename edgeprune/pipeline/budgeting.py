@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from edgeprune import export, latency, measure
 from edgeprune.pipeline import finding
-from edgeprune.pipeline.deploying import for_runtime
 from edgeprune.pipeline.descent import Descent, Point
 from edgeprune.pipeline.ledger import Ledger, Removed
 from edgeprune.pipeline.options import SEARCHED, Journey
@@ -126,7 +125,7 @@ class Deployer:
             path = Path(folder, "trial.onnx")
             export.to_onnx(graph, self.analysed.traced.spec, path)
             params, macs = export.params_and_macs(path)
-            path = (self.in_8_bits or partial(for_runtime, runtime=self.target.runtime))(path)
+            path = (self.in_8_bits or partial(export.for_runtime, runtime=self.target.runtime))(path)
             parts = (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,)
             size = sum(part.stat().st_size for part in parts)
             measured = self._measure(path) if self.timed else None

@@ -88,14 +88,6 @@ def deploy(  # noqa: PLR0913  # one argument for each thing that only the build 
     return Export(artifact=artifact, parity=tuple(parity), files=relative, notes=tuple(found))
 
 
-def for_runtime(path: Path, runtime: str) -> Path:
-    """The file that a runtime loads, made from an .onnx."""
-    if runtime != "openvino":
-        return path
-    export.to_openvino(path, path.with_suffix(".xml"))
-    return path.with_suffix(".xml")
-
-
 def outputs(path: Path, runtime_name: str, threads: int, images: Floats) -> Floats:
     """What a file gives for images on a runtime, shape (n, K)."""
     return runtime.load(path, runtime=runtime_name, threads=threads)(images)

@@ -10,7 +10,6 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from edgeprune import causal, channels, export, latency, measure
-from edgeprune.pipeline.deploying import for_runtime
 from edgeprune.pipeline.digests import digest
 from edgeprune.pipeline.pruning import Analysed
 from edgeprune.records import Floats, LatencyModel, Target
@@ -47,7 +46,7 @@ def make_model(
         files = []
         for number, chosen in enumerate(widths):
             path = export_variant(analysed, chosen, Path(folder, f"variant{number}.onnx"))
-            files.append(for_runtime(path, target.runtime))
+            files.append(export.for_runtime(path, target.runtime))
             on_progress(number + 1, len(widths))
         profiles = measure.profile(
             files, runtime=target.runtime, threads=target.threads, image=image, **place.options()

@@ -15,7 +15,7 @@ import onnx
 
 from edgeprune import calibration, export, quantize
 from edgeprune.pipeline import evaluating
-from edgeprune.pipeline.deploying import for_runtime, outputs
+from edgeprune.pipeline.deploying import outputs
 from edgeprune.pipeline.digests import digest, images_digest
 from edgeprune.pipeline.options import PruneOptions
 from edgeprune.records import Export, Floats, Quantized, Split
@@ -71,7 +71,7 @@ def in_8_bits(build: Build, onnx_path: Path) -> Path:
         return path
     reduce_range = adds_in_16_bits(build.place.machine())
     export.save(quantize.quantize_onnx(onnx_path, ranges, reduce_range=reduce_range), path)
-    return for_runtime(path, build.target.runtime)
+    return export.for_runtime(path, build.target.runtime)
 
 
 def tool(build: Build) -> str:
@@ -157,7 +157,7 @@ def by_onnxruntime(build: Build, name: str, onnx_path: Path) -> Written:
         drop=back.drop if back else None,
         before_fallback=back.first_drop if back else None,
     )
-    deployed = for_runtime(path, build.target.runtime)
+    deployed = export.for_runtime(path, build.target.runtime)
     others = () if deployed == path else (path, deployed.with_suffix(".bin"))
     return Written(path=deployed, others=others, how=how)
 

@@ -97,6 +97,8 @@ def test_json_says_what_was_seen(place: Place, tmp_path: Path) -> None:
     seen = json.loads(done.stdout)
     assert seen["images"] == {"calibration": 120, "validation": 30, "evaluation": 60}
     assert seen["units"] == 32
+    assert seen["metric"] == "top-1"
+    assert 0.9 < seen["dense"] <= 1
     assert 0 < seen["walk"]["least_seconds"] <= seen["walk"]["most_seconds"]
 
 

@@ -444,8 +444,26 @@ def test_images_that_no_fit_has_seen_have_a_say() -> None:
     study = make_study(analysed, seen, PruneOptions())
     dense = study.program.dense
     worse = {**dense, "head.weight": 0.2 * dense["head.weight"]}
-    assert study.holds_elsewhere(dense, 1.0)
-    assert not study.holds_elsewhere(worse, 1.0)
-    assert study.holds_elsewhere(worse, 1e3)
+    assert study.holds_elsewhere(dense)
+    assert not study.holds_elsewhere(worse)
     unseen = make_study(analysed, replace(seen, validation=None), PruneOptions())
-    assert unseen.holds_elsewhere(worse, 1.0)
+    assert unseen.holds_elsewhere(worse)
+
+
+def test_a_network_no_better_than_a_guess_is_told() -> None:
+    images, labels = calibration()
+    constant = trained_net()
+    with torch.no_grad():
+        constant.head.weight.mul_(1e-3)
+        constant.head.bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
+    found = edgeprune.prune(constant, (images, labels), options=PLAIN)
+    count = int((labels == 0).sum())
+    assert found.pruning.notes[0].startswith(
+        f"the dense network gets {count} of {len(labels)} calibration images right, no more than"
+    )
+    good = edgeprune.prune(trained_net(), (images, labels), options=PLAIN)
+    assert not any("no more than" in note for note in good.pruning.notes)
+    one_class = labels == 0
+    alone = edgeprune.prune(trained_net(), (images[one_class], labels[one_class]), options=PLAIN)
+    told = [note for note in alone.pruning.notes if "no more than" in note]
+    assert not told, "one class tells nothing"

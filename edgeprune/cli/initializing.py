@@ -104,6 +104,7 @@ def show(seen: FirstLook, out: Path) -> None:
         f"{seen.units:,} units in {seen.groups} groups",
         f"data: {seen.data}, {len(seen.classes):,} classes; "
         + ", ".join(f"{count:,} {split}" for split, count in seen.images.items()),
+        dense(seen),
         *seen.notes,
         f"walk: about {span(seen)} on this machine; export and measurement come on top",
         *advice(seen),
@@ -111,6 +112,10 @@ def show(seen: FirstLook, out: Path) -> None:
     ]
     for line in lines:
         console.print(escape(line), soft_wrap=True, highlight=False)
+
+
+def dense(seen: FirstLook) -> str:
+    return f"dense network: {seen.metric} {seen.dense:.2%} on the calibration images"
 
 
 def advice(seen: FirstLook) -> list[str]:
@@ -155,6 +160,7 @@ def settings_text(settings: BuildConfig, seen: FirstLook, folder: Path) -> str:
         f"# axes that may not be cut: {plain(frozen)}.",
         *(setting(name, beside(name, value, folder)) for name, value in given.items() if value is not None),
         f"# {plain(seen.data)}: {len(seen.classes)} classes; {images} images.",
+        f"# {dense(seen)}.",
         *(f"# {plain(note)}" for note in seen.notes),
         "",
         "# Where the network will run: `edgeprune targets list` names the profiles.",

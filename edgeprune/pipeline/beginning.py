@@ -11,7 +11,7 @@ from edgeprune import causal, channels
 from edgeprune.config import BuildConfig
 from edgeprune.pipeline.building import Build
 from edgeprune.pipeline.inputs import Inputs
-from edgeprune.pipeline.pruning import make_study
+from edgeprune.pipeline.pruning import doubts, make_study
 from edgeprune.pipeline.study import Study
 from edgeprune.pipeline.watching import Silence, Watcher
 from edgeprune.records import Preprocess, Split
@@ -57,6 +57,9 @@ class FirstLook:
     classes: tuple[str, ...]
     images: dict[str, int]
     """Split -> images."""
+    metric: str
+    dense: float
+    """Of the dense network on the calibration images, in [0, 1]."""
     preprocess: Preprocess
     notes: tuple[str, ...]
     walk: Walks
@@ -92,8 +95,12 @@ def _look(build: Build) -> FirstLook:
         data=build.data.name,
         classes=build.data.classes,
         images={split.value: len(build.data.samples[split]) for split in Split},
+        metric=study.task.metric,
+        dense=study.task.value(
+            study.task.answers(study.kept), study.task.truth(study.images.calibration.labels)
+        ),
         preprocess=build.data.preprocess,
-        notes=tuple(dict.fromkeys([*build.loaded.notes, *build.data.notes])),
+        notes=tuple(dict.fromkeys([*build.loaded.notes, *build.data.notes, *doubts(study)])),
         walk=estimate(study, build.watcher),
     )
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from edgeprune import causal, channels, tasks
@@ -31,6 +32,8 @@ from edgeprune.records import (
 )
 
 EVALUATION_BATCH = 64
+SURE = 0.01
+"""Level at which a network is better than a guess."""
 MORE = "--coupling-time and --coupling-memory allow it more"
 
 
@@ -138,7 +141,11 @@ def find_units(
         widths=tuple(width(group, walked.removed) for group in groups),
         findings=count_findings(walked.steps, groups),
         frozen=analysed.coupling.frozen,
-        notes=(*nothing_removed(walked.removed, walked.steps), *coupling_notes(analysed.coupling)),
+        notes=(
+            *doubts(study),
+            *nothing_removed(walked.removed, walked.steps),
+            *coupling_notes(analysed.coupling),
+        ),
     )
     return Found(pruning, study.network_weights(walked.weights, walked.fit))
 
@@ -238,6 +245,21 @@ def count_findings(steps: Sequence[Step], groups: Sequence[ChannelGroup]) -> dic
     for (group, _), finding in last.items():
         counts[group][finding] += 1
     return counts
+
+
+def doubts(study: Study) -> tuple[str, ...]:
+    """What makes the dense network look broken: it is right no more often than who always names one class."""
+    if not isinstance(study.task, tasks.Classification):
+        return ()
+    labels = study.images.calibration.labels
+    right, most = int((study.task.answers(study.kept) == labels).sum()), int(np.bincount(labels).max())
+    guess = most / len(labels)
+    if guess == 1 or stats.binomtest(right, len(labels), guess, alternative="greater").pvalue <= SURE:
+        return ()
+    return (
+        f"the dense network gets {right} of {len(labels)} calibration images right, no more than it would by "
+        "always naming one class: check mean, std, color, size and the order of the labels.",
+    )
 
 
 def nothing_removed(removed: Removed, steps: Sequence[Step]) -> tuple[str, ...]:

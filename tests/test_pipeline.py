@@ -268,7 +268,7 @@ def wrong_pairs() -> dict[str, tuple[Callable[[Tensor, Tensor], tuple[object, ob
         "labels from -1": (lambda x, y: (x, y - 1), "labels are int64 from -1; give whole numbers from 0"),
         "float labels": (lambda x, y: (x, y.float()), "labels are float32"),
         "label 4 of 3": (lambda x, y: (x, y + 2), "label 4 .* out of range: the network has 3 outputs"),
-        "other labels": (lambda x, y: (x, (y + 1) % 3), "gets [0-9] of 150 calibration images right"),
+        "other labels": (lambda x, y: (x, (y + 1) % 3), 'set classes = \\["1", "2", "0"\\]'),
         "few": (lambda x, y: (x[:6], y[:6]), "gets . of 6 calibration images right"),
     }
 

@@ -229,6 +229,10 @@ def dense_kept(traced: channels.Traced, program: causal.Program, images: Images)
             f"the dense network gives NaN or Inf for {sum(broken)} of {len(labels)} calibration images"
             f"{f', first in {layer}' if layer else ''}; check the weights and the preprocessing."
         )
+    if isinstance(task, tasks.Classification):
+        answers: Ints = task.answers(kept)
+        if order := tasks.other_order(answers, labels.astype(np.int64), images.names, first.shape[1]):
+            raise DataError(f"{order} in the description of the data.")
     return kept
 
 

@@ -8,6 +8,7 @@ segmentation.py    a class for each pixel: mIoU
 detection.py       boxes: mAP, by pycocotools
 own.py             a user's function: how good each answer is
 moving.py          how far outputs have moved
+ordering.py        labels in another order than the outputs
 resampling.py      intervals by drawing images again
 sauce.py           the area under accuracy over the share removed
 """
@@ -21,6 +22,7 @@ from edgeprune.tasks.classification import (
 )
 from edgeprune.tasks.detection import Detection
 from edgeprune.tasks.moving import moved
+from edgeprune.tasks.ordering import other_order
 from edgeprune.tasks.own import Own
 from edgeprune.tasks.resampling import draw, surely_within
 from edgeprune.tasks.sauce import sauce, sauce_interval, sauce_of_draws
@@ -38,6 +40,7 @@ __all__ = [
     "accuracy_change",
     "draw",
     "moved",
+    "other_order",
     "probabilities",
     "sauce",
     "sauce_interval",

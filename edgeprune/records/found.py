@@ -108,7 +108,8 @@ class Pass:
     """One walk through the units that were left, and the least squares after it."""
 
     factor: float
-    """How much further than at level α the scores were allowed to fall: 1 until the natural end."""
+    """How much further than at level α the scores were allowed to fall (`c-swap`), or fell (`c-swap-c`): 1 until
+    the natural end."""
     interventions: int
     param_ratio: float
     mac_ratio: float

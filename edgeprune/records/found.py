@@ -108,8 +108,7 @@ class Pass:
     """One walk through the units that were left, and the least squares after it."""
 
     factor: float
-    """How much further than at level α the scores were allowed to fall (`c-swap`), or fell (`c-swap-c`): 1 until
-    the natural end."""
+    """How much further than at level α scores were allowed to fall (c-swap), or fell (c-swap-c)."""
     interventions: int
     param_ratio: float
     mac_ratio: float

@@ -259,7 +259,10 @@ MISTAKES = {
     ),
     "labels of another network": Mistake(
         edit_images(lambda arrays: arrays.update(train_y=(arrays["train_y"] + 1) % 3)),
-        ("of 120 calibration images right", "check preprocessing and labels"),
+        (
+            'it was trained with another order; set classes = ["1", "2", "0"]',
+            "in the description of the data",
+        ),
     ),
     # target and folder
     "unknown target": Mistake(

@@ -202,7 +202,7 @@ class Examiner:
 
     def know_(self, scores: Callable[[Shard], Doubles]) -> None:
         """Look at the current network, which gives these scores, unless it is known what it leaves."""
-        if self.early_exit and not self.sorted:
+        if not self.sorted:
             self._sort_(self.everything().examine(scores).z)
 
     def blame_(self, number: int) -> None:

@@ -269,6 +269,10 @@ def wrong_pairs() -> dict[str, tuple[Callable[[Tensor, Tensor], tuple[object, ob
         "float labels": (lambda x, y: (x, y.float()), "labels are float32"),
         "label 4 of 3": (lambda x, y: (x, y + 2), "label 4 .* out of range: the network has 3 outputs"),
         "other labels": (lambda x, y: (x, (y + 1) % 3), 'set classes = \\["1", "2", "0"\\]'),
+        "no labels": (
+            lambda x, y: (x, (y + 1 + torch.arange(len(y)) % 2) % 3),
+            "gets [0-9] of 150 calibration images right",
+        ),
         "few": (lambda x, y: (x[:6], y[:6]), "gets . of 6 calibration images right"),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,19 +26,18 @@ def other_order(answers: Ints, labels: Ints, names: Sequence[str], outputs: int)
         names: Class names, in the order of the labels.
         outputs: Classes that the network knows.
     """
-    present = np.unique(labels)
-    if len(labels) < FEWEST * len(present):
+    present, right = np.unique(labels), float((answers == labels).mean())
+    if len(labels) < FEWEST * len(present) or 2 * right > 1:
         return None
     counts = np.zeros((len(present), outputs), dtype=np.int64)
     np.add.at(counts, (np.searchsorted(present, labels), answers), 1)
     rows, found = optimize.linear_sum_assignment(counts, maximize=True)
-    share = counts[rows, found].sum() / len(labels)
-    if share < max(SURE, 2 * float((answers == labels).mean())):
+    if counts[rows, found].sum() / len(labels) < max(SURE, 2 * right):
         return None
-    meant = {int(output): names[int(present[row])] for row, output in zip(rows, found, strict=True)}
-    some = [f"{name} as {output}" for output, name in meant.items() if names.index(name) != output]
-    told = f"the network gives images of {', '.join(some[:SHOWN])}{', ...' if len(some) > SHOWN else ''}"
-    if len(meant) == outputs:
-        order = ", ".join(f'"{meant[output]}"' for output in range(outputs))
-        return f"{told}: it was trained with another order; set classes = [{order}]"
-    return f"{told}: it has {outputs} outputs; set `classes` to the names of all, in their order"
+    meant = dict(zip(found.tolist(), present[rows].tolist(), strict=True))  # output -> class
+    others = [f"{names[number]} as {output}" for output, number in meant.items() if number != output]
+    told = f"the network gives images of {', '.join(others[:SHOWN])}{', ...' if len(others) > SHOWN else ''}"
+    if len(meant) < outputs:
+        return f"{told}: it has {outputs} outputs; set `classes` to the names of all, in their order"
+    order = json.dumps([names[meant[output]] for output in range(outputs)], ensure_ascii=False)
+    return f"{told}: it was trained with another order; set classes = {order}"

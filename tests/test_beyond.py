@@ -59,10 +59,28 @@ def test_what_classes_need_is_logged_as_such(far: tuple[Study, Walked]) -> None:
     study, found = far
     forced = [step for step in found.steps if step.removed and step.finding is Finding.CRITICAL]
     assert forced
-    single = [step for step in forced if sum(map(len, step.together.values())) == 1]
+    single = {(step.group, step.units[0]) for step in forced if step.size == 1}
     counts = count_findings(found.steps, study.groups)
     assert sum(group[Finding.CRITICAL] for group in counts.values()) >= len(single)
     assert all(sum(counts[g.name].values()) <= g.units for g in study.groups)
+
+
+def test_a_set_that_a_class_needs_says_nothing_about_each_unit() -> None:
+    group, other = study_of(FAR).groups[:2]
+    one = Step(
+        group=group.name, units=(0,), finding=Finding.CRITICAL, removed=True,
+        effect=0.0, worst_z=-9.0, worst_class=0, evaluated=1,
+    )  # fmt: skip
+    steps = [
+        one,
+        replace(one, units=(1, 2)),
+        replace(one, units=(3,), joint={other.name: (0,)}),
+        replace(one, units=(4, 5), joint={other.name: (1,)}, finding=Finding.NEUTRAL),
+    ]
+    counts = count_findings(steps, (group, other))
+    assert counts[group.name] == {"critical": 1, "neutral": 2, "detrimental": 0}
+    assert counts[other.name] == {"critical": 0, "neutral": 1, "detrimental": 0}
+    assert [step.size for step in steps] == [1, 2, 2, 3]
 
 
 def test_a_walk_cut_there_goes_on_as_it_was(far: tuple[Study, Walked]) -> None:

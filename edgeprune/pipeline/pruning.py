@@ -241,7 +241,7 @@ def count_findings(steps: Sequence[Step], groups: Sequence[ChannelGroup]) -> dic
     last = {
         (group, unit): step.finding
         for step in steps
-        if step.units and (step.finding is not Finding.CRITICAL or sum(map(len, step.together.values())) == 1)
+        if step.units and (step.finding is not Finding.CRITICAL or step.size == 1)
         for group, units in step.together.items()
         for unit in units
     }

@@ -97,10 +97,14 @@ class Step:
         return {self.group: self.returned or self.units, **self.joint}
 
     @property
+    def size(self) -> int:
+        """How many units were taken out together, or given back."""
+        return sum(map(len, self.together.values()))
+
+    @property
     def gain(self) -> int:
         """How many units fewer the network has after this step."""
-        number = sum(map(len, self.together.values()))
-        return -number if self.returned else number * self.removed
+        return -self.size if self.returned else self.size * self.removed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -313,14 +313,13 @@ class Study:
                 twice, as by `descent`.
         """
         ladders, prices = self.ladders(survivors), self.prices(survivors.removed)
-        taken: dict[str, int] = {}
-        if stride is not None:
-            first = self._first(compensate.in_order(ladders, prices), survivors.removed, stride)
-            taken = Counter(block.group for block in first)
-        weights = self.effects(survivors, ladders, taken)
-        found = compensate.in_order(ladders, prices, weights)
-        if stride is not None:
-            found = self._first(found, survivors.removed, stride)
+
+        def ordered(weights: Mapping[str, float] | None = None) -> list[compensate.Block]:
+            blocks = compensate.in_order(ladders, prices, weights)
+            return blocks if stride is None else self._first(blocks, survivors.removed, stride)
+
+        taken = {} if stride is None else Counter(block.group for block in ordered())
+        found = ordered(self.effects(survivors, ladders, taken))
         told = [(block.group, block.units, block.damage) for block in found]
         return [
             compensate.Block(group=group, units=tuple(units), damage=damage)

@@ -1,11 +1,13 @@
 """Compensation: what surviving channels know about removed ones, in ordinary weights (METHODS §3).
 
-layers.py     a layer's inputs as rows: one row per position that its weight is multiplied with
-moments.py    mean and covariance of what each layer reads
-survivors.py  removed units as affine functions of those that stay, and the damage that is left
-needs.py      the memory that this takes
-batchnorm.py  statistics re-estimated, for criteria without compensation
-refit.py      sequential least squares: inputs from the current network, targets from the dense one
+layers.py         a layer's inputs as rows: one row per position that its weight is multiplied with
+moments.py        mean and covariance of what each layer reads
+survivors.py      removed units as affine functions of those that stay, and the damage that is left
+needs.py          the memory that this takes
+batchnorm.py      statistics re-estimated, for criteria without compensation
+refit.py          sequential least squares: inputs from the current network, targets from the dense one
+least_squares.py  the normal equations of one layer
+clamps.py         fits that count only what a ReLU lets through
 """
 
 from edgeprune.compensate.batchnorm import reestimate

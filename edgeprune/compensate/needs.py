@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from edgeprune.compensate.clamps import enough_rows
 from edgeprune.compensate.layers import PIECES_AT_ONCE, Layer, can_unfold
-from edgeprune.compensate.refit import FEWEST_IMAGES, FEWEST_ROWS, ROWS_PER_UNKNOWN, positions
+from edgeprune.compensate.refit import FEWEST_IMAGES, most_rows, positions
 
 FLOAT, DOUBLE = 4, 8
 GRAMS = PIECES_AT_ONCE + 4
@@ -38,13 +39,19 @@ def working_bytes(
         moments += MOMENTS * DOUBLE * weight.shape[1] ** 2
         if can_unfold(layer, weight):
             gram = DOUBLE * (layer.groups * inputs**2 + weight.numel())
-            fits.append(GRAMS * gram + threads * _rows_bytes(layer, inputs, piece))
+            rows = threads * _rows_bytes(layer, inputs, piece) + _kept_bytes(layer, inputs, weight.shape[0])
+            fits.append(GRAMS * gram + rows)
     return max(fits) + moments + COPIES_OF_WEIGHTS * sum(weight.nbytes for weight in weights.values())
 
 
 def _rows_bytes(layer: Layer, inputs: int, piece: int) -> float:
     """Of one piece: one image unfolded, and the rows that are looked at."""
     image = positions(layer)
-    most = max(FEWEST_ROWS, ROWS_PER_UNKNOWN * inputs)
-    rows = min(image, 2 * most / FEWEST_IMAGES)
+    rows = min(image, 2 * most_rows(inputs) / FEWEST_IMAGES)
     return FLOAT * inputs * layer.groups * (image + COPIES_OF_ROWS * piece * rows)
+
+
+def _kept_bytes(layer: Layer, inputs: int, outputs: int) -> float:
+    """Of all rows that are looked at again where a clamp follows: inputs, goal, and what is added."""
+    rows = min(most_rows(inputs), enough_rows(inputs))
+    return FLOAT * rows * (inputs * layer.groups + 2 * outputs)

@@ -4,22 +4,21 @@ A layer's inputs are those of the current network (its own predecessors already 
 the dense network gives on the same images; where the output goes into a residual sum, the target is what
 the sum lacks, so that the layer makes up for errors of the other branch as well. Convolutions get a least-
 squares map per tap (OSSCAR, arXiv 2403.12983), with padding as it is. The solution is drawn towards the
-weights the layer has (ridge). No labels, no gradients.
+weights the layer has (ridge). Where a ReLU follows, only what it lets through counts (clamps.py). No labels,
+no gradients.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
-from typing import Self
 
 import torch
 from torch import Tensor, fx
 
+from edgeprune.compensate import clamps
+from edgeprune.compensate.clamps import Clamp, Rows
 from edgeprune.compensate.layers import (
-    TINY,
     Layer,
     Subject,
     Weights,
@@ -29,19 +28,18 @@ from edgeprune.compensate.layers import (
     target_rows,
     weight_rows,
 )
-from edgeprune.compensate.moments import ADDITIONS, products
+from edgeprune.compensate.least_squares import Sums, system
+from edgeprune.compensate.moments import ADDITIONS
 from edgeprune.compensate.pairs import Pair, Pairs
-from edgeprune.compensate.shrinkage import oas
 from edgeprune.compensate.survivors import Removed
 from edgeprune.records import ChannelGroup
 
-RIDGE = 1e-3
-"""Pull towards the weights there are, as a share of the mean variance of what the layer reads."""
-ROWS_PER_UNKNOWN, FEWEST_ROWS = 8, 20_000
-"""Positions that one fit looks at, at most: beyond them the solution hardly changes."""
+ROWS_PER_UNKNOWN, FEWEST_ROWS, ROWS_ANYWAY = 80, 20_000, 8
+"""Positions that a fit looks at: for each unknown, if that is not too much work; at least; and anyway."""
+WORK = 1.6e10
+"""Products that are not too many."""
 FEWEST_IMAGES, SPARE = 64, 4
 """Images that they come from, at least; and how many times as many positions those have."""
-MOST_RIDGES = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -129,19 +127,47 @@ class _Run:
         """Give a layer the weight and bias with which it comes closest to its target."""
         weight = self.weights[layer.weight]
         read = _read_inputs(layer, weight, self.dead.get(layer.weight, []))
-        pairs, thin = self._sample(positions(layer), max(FEWEST_ROWS, ROWS_PER_UNKNOWN * len(read)))
-        look = partial(self._look, layer, read, thin)
-        sums = reduce(operator.iadd, in_turn(self.program, look, pairs))
         start = weight_rows(layer, weight).double()
-        solution = _solve(sums, start[:, read], self.ridge, intercept=_has_constant(layer))
-        mean, variance = _of_products(sums, solution)
+        sums, kept, clamp = self._gathered(layer, read)
+        equations, solution = system(sums, start[:, read], self.ridge, intercept=_has_constant(layer))
+        mean, variance = sums.of_products(solution)
+        constant = sums.outputs / sums.rows - mean if _has_constant(layer) else None
+        if clamp is not None and constant is not None:
+            solution, constant = clamps.improved(equations, solution, constant, kept, clamp)
+            mean, variance = sums.of_products(solution)
         if layer.transposed:  # over all taps
             mean, variance = _over_taps(mean, variance, outputs=weight.shape[1])
         self.moments[layer.weight] = (mean.ravel(), variance.ravel())
         whole = torch.zeros_like(start).index_copy_(1, read, solution)
-        constant = sums.outputs / sums.rows - mean if _has_constant(layer) else None
         self.fitted |= self._settled(layer, whole, constant)
         self.weights |= self.fitted
+
+    def _gathered(self, layer: Layer, read: Tensor) -> tuple[Sums, list[Rows], Clamp | None]:
+        """What least squares needs of a layer, and where a clamp follows, rows to look at again."""
+        pairs, thin = self._sample(positions(layer), most_rows(len(read)))
+        clamp = self._clamp(layer)
+
+        def look(pair: Pair) -> tuple[Sums, Rows | None]:
+            rows, target = self._look(layer, read, thin, pair)
+            step = rows.inputs.shape[1] * len(pairs) // clamps.enough_rows(len(read))
+            return Sums.of(rows.inputs, target), rows.thinned(max(1, step)) if clamp else None
+
+        total: Sums | None = None
+        kept = []
+        for sums, rows in in_turn(self.program, look, pairs):
+            total = sums if total is None else total.plus(sums)
+            kept += [] if rows is None else [rows]
+        assert total is not None
+        return total, kept, clamp
+
+    def _clamp(self, layer: Layer) -> Clamp | None:
+        """What of the layer's output, or of the sum that it completes, the network cuts off."""
+        if not _has_constant(layer):
+            return None
+        user = next(iter(layer.node.users), None)
+        if user is None or user.target not in ADDITIONS:
+            return clamps.clamp_behind(layer.node)
+        return None if self._other_branch(layer) is None else clamps.clamp_behind(user)
 
     def _sample(self, positions: int, most: int) -> tuple[list[Pair], int]:
         """Pieces to look at, evenly spread, and of how many of their positions one."""
@@ -151,19 +177,20 @@ class _Run:
         places = [number * len(pieces) // count for number in range(count)]
         return [pieces[place] for place in places], max(1, positions * images // most)
 
-    def _look(self, layer: Layer, read: Tensor, thin: int, pair: Pair) -> _Sums:
-        """What one piece adds to the least squares of a layer."""
+    def _look(self, layer: Layer, read: Tensor, thin: int, pair: Pair) -> tuple[Rows, Tensor]:
+        """Rows of one piece, and the layer's own part of their goal."""
         self.pairs.go_on_(pair, layer.place)
-        target = pair.dense[layer.node]
+        goal, rest = pair.dense[layer.node], None
         if layer.transposed and layer.bias is not None:
-            target = target - self.weights[layer.bias][:, None, None]
+            goal = goal - self.weights[layer.bias][:, None, None]
         if (other := self._other_branch(layer)) is not None:
-            target = target + pair.dense[other] - pair.current[other]
+            goal, rest = goal + pair.dense[other], target_rows(layer, pair.current[other], thin)
         inputs = patches(layer, self.weights[layer.weight], pair.current[layer.source], thin)
+        goal = target_rows(layer, goal, thin)
         self.pairs.settle_(pair)
         if len(read) < inputs.shape[2]:
             inputs = inputs.index_select(2, read)
-        return _sums(inputs, target_rows(layer, target, thin))
+        return Rows(inputs, goal, rest), goal if rest is None else goal - rest
 
     def _settled(self, layer: Layer, rows: Tensor, constant: Tensor | None) -> dict[str, Tensor]:
         """The weight and bias of a layer; an output that is gone (the width of a head) stays gone."""
@@ -177,50 +204,22 @@ class _Run:
         return settled
 
     def _other_branch(self, layer: Layer) -> fx.Node | None:
-        """What the layer's output alone is added to, where that is computed already and has changed."""
+        """What the layer's output alone is added to, where that is computed already."""
         users = list(layer.node.users)
         if len(users) != 1 or users[0].target not in ADDITIONS or users[0].kwargs:
             return None
         other = next((node for node in users[0].all_input_nodes if node is not layer.node), None)
-        if other is None or other not in self.changed or "val" not in other.meta:
+        if other is None or "val" not in other.meta:
             return None
         place = next((n for n, op in enumerate(self.program.ops) if op.node is other), layer.place)
         same = other.meta["val"].shape == layer.node.meta["val"].shape
         return other if same and place < layer.place else None
 
 
-@dataclass(slots=True, eq=False)
-class _Sums:
-    """What least squares needs, per group of the convolution; of the inputs that are still read."""
-
-    rows: int
-    gram: Tensor
-    cross: Tensor
-    inputs: Tensor
-    outputs: Tensor
-
-    def __iadd__(self, other: _Sums) -> Self:
-        self.rows += other.rows
-        self.gram += other.gram
-        self.cross += other.cross
-        self.inputs += other.inputs
-        self.outputs += other.outputs
-        return self
-
-
-def _sums(inputs: Tensor, targets: Tensor) -> _Sums:
-    """Products about the piece's own mean, in single precision, and the rest in double: nothing cancels."""
-    rows = inputs.shape[1]
-    mean_in, mean_out = inputs.mean(dim=1, keepdim=True), targets.mean(dim=1, keepdim=True)
-    around = inputs - mean_in
-    mean_in, mean_out = mean_in.double(), mean_out.double()
-    return _Sums(
-        rows,
-        products(around).double().baddbmm_(rows * mean_in.transpose(1, 2), mean_in),
-        (around.transpose(1, 2) @ targets).double().baddbmm_(rows * mean_in.transpose(1, 2), mean_out),
-        rows * mean_in[:, 0],
-        rows * mean_out[:, 0],
-    )
+def most_rows(unknowns: int) -> int:
+    """Positions that a fit of so many inputs and taps looks at, at most."""
+    wanted = min(ROWS_PER_UNKNOWN * unknowns, int(WORK / max(unknowns, 1) ** 2))
+    return max(FEWEST_ROWS, ROWS_ANYWAY * unknowns, wanted)
 
 
 def _has_constant(layer: Layer) -> bool:
@@ -243,43 +242,12 @@ def _read_inputs(layer: Layer, weight: Tensor, dead: list[tuple[int, Tensor]]) -
     return weight_rows(layer, alive)[0, :, 0].nonzero().ravel()
 
 
-def _solve(sums: _Sums, start: Tensor, ridge: float | None, *, intercept: bool) -> Tensor:
-    """Least squares drawn towards `start`, shape (groups, inputs * taps, outputs)."""
-    gram, cross = sums.gram / sums.rows, sums.cross / sums.rows
-    if intercept:
-        inputs, outputs = sums.inputs / sums.rows, sums.outputs / sums.rows
-        gram -= inputs[:, :, None] * inputs[:, None, :]
-        cross -= inputs[:, :, None] * outputs[:, None, :]
-    share = oas(gram, sums.rows).clamp_min(RIDGE) if ridge is None else ridge
-    pull = share * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(TINY)
-    return start + torch.cholesky_solve(cross - gram @ start, _factor(gram, pull))
-
-
-def _of_products(sums: _Sums, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of inputs times `rows`, shape (groups, outputs)."""
-    mean = (rows * (sums.inputs / sums.rows)[..., None]).sum(dim=1)
-    second = (rows * (sums.gram @ rows)).sum(dim=1) / sums.rows
-    return mean, (second - mean**2).clamp_min(0)
-
-
 def _over_taps(mean: Tensor, variance: Tensor, *, outputs: int) -> tuple[Tensor, Tensor]:
     """Mean and variance over all taps of a transposed convolution's outputs."""
     means = mean.reshape(outputs, -1)
     seconds = (variance.reshape(outputs, -1) + means**2).mean(dim=1)
     mean = means.mean(dim=1)
     return mean, (seconds - mean**2).clamp_min(0)
-
-
-def _factor(gram: Tensor, pull: Tensor) -> Tensor:
-    """Cholesky factor of the Gram matrices with their ridge; more of it where rounding asks for that."""
-    identity = torch.eye(gram.shape[-1], dtype=gram.dtype)
-    for _ in range(MOST_RIDGES):
-        factor: Tensor
-        factor, failed = torch.linalg.cholesky_ex(gram + pull[:, None, None] * identity)
-        if not failed.any():
-            return factor
-        pull = torch.where(failed > 0, 10 * pull, pull)
-    return torch.diag_embed(torch.full(gram.shape[:-1], float("inf"), dtype=gram.dtype))  # keep the weights
 
 
 def _as_weight(layer: Layer, rows: Tensor, weight: Tensor) -> Tensor:

@@ -1,0 +1,120 @@
+"""Fits that count only what the activation behind a layer lets through.
+
+Least squares ask a layer for the dense network's outputs as they are, but a ReLU makes zeros of all that are
+below zero: where the dense network is there, anything below serves as well. So the target y of an output ŷ
+becomes, anew in each round, min(ŷ, low) where y ≤ low, max(ŷ, high) where y ≥ high (ReLU6), and y elsewhere.
+Each round minimises an upper bound of a convex loss that touches it at ŷ, with the same normal equations, so
+that none makes the fit worse (after the nonlinear reconstruction of Zhang et al., arXiv 1505.06798, §3.2,
+which relaxes towards it with a penalty instead).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from edgeprune.compensate.least_squares import System
+
+aten = torch.ops.aten
+RELUS = (aten.relu.default, aten.relu_.default)
+CLAMPS = (aten.hardtanh.default, aten.hardtanh_.default, aten.clamp.default, aten.clamp_.default)
+ROUNDS = 3
+PACE = 1.7
+"""A round goes this much further than its bound's minimum: below 2 none makes that worse, and fewer do."""
+ROWS_PER_UNKNOWN, FEWEST_ROWS = 100, 5_000
+"""Rows that rounds look at: with many times fewer they fit those instead of the network."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clamp:
+    """Values below `low` count as `low`, those above `high` as `high`."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Of one piece: what the weight is multiplied with, and what the activation reads.
+
+    Attributes:
+        inputs: Shape (groups, rows, inputs * taps).
+        goal: What the activation reads in the dense network, shape (groups, rows, outputs).
+        rest: What the layer's output is added to before that, in the current network; None: nothing.
+    """
+
+    inputs: Tensor
+    goal: Tensor
+    rest: Tensor | None
+
+    def thinned(self, step: int) -> Rows:
+        """Every so many-th row, without keeping the others."""
+        parts = (self.inputs, self.goal, self.rest)
+        some = [None if part is None else part[:, ::step].contiguous() for part in parts]
+        assert some[0] is not None
+        assert some[1] is not None
+        return Rows(some[0], some[1], some[2])
+
+
+def clamp_behind(node: fx.Node) -> Clamp | None:
+    """The clamp that alone reads a value."""
+    reader = next(iter(node.users)) if len(node.users) == 1 else None
+    if reader is None:
+        return None
+    if reader.target in RELUS:
+        return Clamp(0.0, float("inf"))
+    if reader.target not in CLAMPS:
+        return None
+    names = [argument.name for argument in reader.target._schema.arguments]
+    given: Mapping[str, object] = {**dict(zip(names, reader.args, strict=False)), **reader.kwargs}
+    hardtanh = reader.target in CLAMPS[:2]
+    low = given.get("min_val", -1.0) if hardtanh else given.get("min")
+    high = given.get("max_val", 1.0) if hardtanh else given.get("max")
+    ends = [float("-inf") if low is None else low, float("inf") if high is None else high]
+    numbers = [float(end) for end in ends if isinstance(end, int | float)]
+    return Clamp(*numbers) if len(numbers) == len(ends) else None
+
+
+def enough_rows(unknowns: int) -> int:
+    """That rounds look at, for so many inputs and taps."""
+    return max(FEWEST_ROWS, ROWS_PER_UNKNOWN * unknowns)
+
+
+def improved(
+    system: System, weights: Tensor, constants: Tensor, pieces: Sequence[Rows], clamp: Clamp
+) -> tuple[Tensor, Tensor]:
+    """Weights and constants with which the activation comes closer to the dense network's.
+
+    Args:
+        system: The layer's normal equations.
+        weights: Linear solution, shape (groups, inputs * taps, outputs), float64.
+        constants: Its constants, shape (groups, outputs).
+        pieces: Rows to look at.
+        clamp: What the activation does.
+    """
+    number = sum(piece.inputs.shape[1] for piece in pieces)
+    for _ in range(ROUNDS):
+        cross, error = torch.zeros_like(weights), torch.zeros_like(constants)
+        for piece in pieces:
+            missing = _missing(piece, weights, constants, clamp)
+            cross += (piece.inputs.transpose(1, 2) @ missing).double()
+            error += missing.sum(dim=1).double()
+        change, shift = system.step(cross / number, error / number, weights)
+        weights, constants = weights + PACE * change, constants + PACE * shift
+    return weights, constants
+
+
+def _missing(piece: Rows, weights: Tensor, constants: Tensor, clamp: Clamp) -> Tensor:
+    """What the outputs lack of their targets."""
+    dtype = piece.inputs.dtype
+    now = torch.baddbmm(constants.to(dtype)[:, None, :], piece.inputs, weights.to(dtype))
+    if piece.rest is not None:
+        now += piece.rest
+    missing = piece.goal - now
+    missing = torch.where(piece.goal <= clamp.low, (clamp.low - now).clamp_max_(0), missing)
+    if clamp.high < float("inf"):
+        missing = torch.where(piece.goal >= clamp.high, (clamp.high - now).clamp_min_(0), missing)
+    return missing

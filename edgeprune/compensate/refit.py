@@ -10,7 +10,7 @@ weights the layer has (ridge). No labels, no gradients.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Self
@@ -33,7 +33,6 @@ from edgeprune.compensate.moments import ADDITIONS, products
 from edgeprune.compensate.pairs import Pair, Pairs
 from edgeprune.compensate.shrinkage import oas
 from edgeprune.compensate.survivors import Removed
-from edgeprune.records import ChannelGroup
 
 RIDGE = 1e-3
 """Pull towards the weights there are, as a share of the mean variance of what the layer reads."""
@@ -75,7 +74,7 @@ def refit(
         ridge: See `RIDGE`; None: that, and more where images are few (`shrinkage.oas`).
         on_progress: Called with layers done and all layers.
     """
-    run = _Run(subject, dict(weights), dead_inputs(subject.groups, removed), ridge)
+    run = _Run(subject, dict(weights), dead_inputs(subject, removed), ridge)
     ordered = sorted(subject.layers.values(), key=lambda found: found.place)
     todo = [layer for layer in ordered if run.fits(layer)]
     for done, layer in enumerate(todo):
@@ -85,14 +84,15 @@ def refit(
     return Refit(weights=run.fitted, moments=run.moments)
 
 
-def dead_inputs(groups: Sequence[ChannelGroup], removed: Removed) -> dict[str, list[tuple[int, Tensor]]]:
+def dead_inputs(subject: Subject, removed: Removed) -> dict[str, list[tuple[int, Tensor]]]:
     """Weight -> (axis, entries) that are no longer read."""
     dead: dict[str, list[tuple[int, Tensor]]] = {}
-    for group in groups:
+    for group in subject.groups:
         units = removed.get(group.name, ())
         for slot in group.slots if units else ():
             if slot.consumer:
                 gone = torch.from_numpy(slot.indices[list(units)].ravel())
+                gone = gone.to(subject.program.dense[slot.parameter].device)
                 dead.setdefault(slot.parameter, []).append((slot.axis, gone))
     return dead
 
@@ -272,14 +272,14 @@ def _over_taps(mean: Tensor, variance: Tensor, *, outputs: int) -> tuple[Tensor,
 
 def _factor(gram: Tensor, pull: Tensor) -> Tensor:
     """Cholesky factor of the Gram matrices with their ridge; more of it where rounding asks for that."""
-    identity = torch.eye(gram.shape[-1], dtype=gram.dtype)
+    identity = torch.eye(gram.shape[-1]).to(gram)
     for _ in range(MOST_RIDGES):
         factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(gram + pull[:, None, None] * identity)
         if not failed.any():
             return factor
         pull = torch.where(failed > 0, 10 * pull, pull)
-    return torch.diag_embed(torch.full(gram.shape[:-1], float("inf"), dtype=gram.dtype))  # keep the weights
+    return torch.diag_embed(gram.new_full(gram.shape[:-1], float("inf")))  # keep the weights
 
 
 def _as_weight(layer: Layer, rows: Tensor, weight: Tensor) -> Tensor:

@@ -19,6 +19,10 @@ from edgeprune.causal.evaluation import Shard
 from edgeprune.records import ChannelGroup, Doubles
 
 log = logging.getLogger(__name__)
+FIRST_SHARDS = 2
+"""Of a test, that are looked at for several interventions: what comes further is likely to be removed, and
+then all that was found for the others is of no use. On resnet20, 16 at once, 348 refusals took 494 runs
+and 30,543 evaluated images this way, 424 and 44,847 without (one by one: 943 and 14,524)."""
 Units = tuple[int, ...]
 Alone = Callable[[Shard, ChannelGroup | None, Sequence[int]], Doubles]
 """Scores of one shard's images with units of a group taken out."""
@@ -78,10 +82,11 @@ class Batched:
         return self._found[asked][shard.number]
 
     def _look_(self, shard: Shard, group: ChannelGroup, asked: Units) -> None:
-        """Evaluate one shard for what is asked, and for what comes next and needs it."""
-        sets = [asked]
-        if self._next[:1] == sets:
-            sets += [units for units in self._next[1 : self.size] if self._open(shard, units)]
+        """Evaluate one shard for what is asked, and for what comes next and has come as far."""
+        sets, looked_at = [asked], self._found.get(asked, {}).keys()
+        if self._next[:1] == sets and len(looked_at) < FIRST_SHARDS:
+            level = [units for units in self._next[1:] if self._found.get(units, {}).keys() == looked_at]
+            sets = [asked, *filter(self._open, level)][: self.size]
         try:
             found = self.several(shard, group, sets) if len(sets) > 1 else [self.alone(shard, group, asked)]
         except torch.OutOfMemoryError:
@@ -94,17 +99,15 @@ class Batched:
         for one, scores in zip(sets, found, strict=True):
             self._found.setdefault(one, {})[shard.number] = scores
 
-    def _open(self, shard: Shard, units: Units) -> bool:
-        """Whether the verdict on units may depend on a shard that was not looked at yet."""
+    def _open(self, units: Units) -> bool:
+        """Whether the verdict on units still depends on shards that were not looked at."""
         known = self._found.get(units, {})
 
-        def scores(other: Shard) -> Doubles:
-            if other.number not in known:
+        def scores(shard: Shard) -> Doubles:
+            if shard.number not in known:
                 raise _Unknown
-            return known[other.number]
+            return known[shard.number]
 
-        if shard.number in known:
-            return False
         try:
             self._examine(scores)
         except _Unknown:

@@ -197,7 +197,7 @@ class Survivors:
         views = self._views(group, left, known)
         if not views:
             return list(left), [float("inf")] * len(left)
-        units = torch.tensor(list(left), device=views[0].gram.device)
+        units = torch.tensor(list(left)).to(views[0].gram.device)
         order: list[int] = []
         damages: list[float] = []
         while len(units) > 1:

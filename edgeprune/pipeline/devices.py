@@ -16,6 +16,9 @@ MOST_AT_ONCE = 64
 """Interventions in one run where nobody says how many: refusals rarely come in longer rows."""
 SHARE = 0.5
 """Of the memory that is free on a GPU, that one run of several interventions may take."""
+FULL_BYTES = 40e6
+"""Of images, beyond which a GPU has enough to do: 64 of 224 x 224. More at once is no quicker, and most of
+what is evaluated ahead is of no use after a removal."""
 
 
 def find(name: str) -> torch.device:
@@ -67,15 +70,16 @@ def allowance(device: torch.device, limit: int | None, needed: float) -> memory.
     return memory.Allowance(max(free - needed, 0) * memory.KEPT_SHARE)
 
 
-def at_once(asked: int | None, device: torch.device, bytes_each: float) -> int:
+def at_once(asked: int | None, device: torch.device, *, bytes_each: float, images_bytes: float) -> int:
     """How many interventions to evaluate in one run: as asked, else one on a CPU, else as many as fit.
 
     Args:
         asked: None: nothing was said.
         device: Where they run.
         bytes_each: Of the values of one.
+        images_bytes: Of the images that one looks at.
     """
     free = free_bytes(device)
     if asked is not None or free is None:
         return asked or 1
-    return max(1, min(MOST_AT_ONCE, int(SHARE * free / bytes_each)))
+    return max(1, min(MOST_AT_ONCE, int(SHARE * free / bytes_each), int(FULL_BYTES / images_bytes)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -31,8 +30,8 @@ class Needs:
 def needs(
     program: causal.Program,
     coupling: channels.Coupling,
-    sizes: Mapping[str, int],
     images: Floats,
+    shard: int,
     options: PruneOptions,
 ) -> Needs:
     """Count it.
@@ -40,17 +39,24 @@ def needs(
     Args:
         program: The dense network.
         coupling: Its channel groups.
-        sizes: Their widths.
         images: For calibration.
+        shard: Images that one evaluation runs together, at most.
         options: Of the analysis.
     """
     threads = torch.get_num_threads() if program.device.type == "cpu" else 1
-    piece = program.piece_images(images[0].nbytes)
-    piece_bytes = piece * channels.Activations(coupling).peak(sizes) * images.itemsize
-    at_once = devices.at_once(options.batch_interventions, program.device, piece_bytes)
+    sizes = {group.name: group.units for group in coupling.groups}
+    piece, image_bytes = program.piece_images(images[0].nbytes), images[0].nbytes
+    each = channels.Activations(coupling).peak(sizes) * images.itemsize
+    together = min(piece, shard)
+    at_once = devices.at_once(
+        options.batch_interventions,
+        program.device,
+        bytes_each=together * each,
+        images_bytes=together * image_bytes,
+    )
     fitting = 0.0
     if not options.only_zeroes:
         layers = compensate.find_layers(program).values()
         fitting = compensate.working_bytes(layers, program.dense, piece=piece, threads=threads)
-    running = max(NETWORKS, at_once) * threads * piece_bytes
+    running = max(NETWORKS * piece, at_once * together) * threads * each
     return Needs(total_bytes=COPIES * images.nbytes + running + fitting, at_once=at_once)

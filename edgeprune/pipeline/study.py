@@ -112,9 +112,9 @@ class Study:
         self.labels = self.images.calibration.labels[self.chosen]
         self._looked_at = self._by_shard(choice.scores)
         self.ledger = Ledger(self.coupling)
-        needed = needs(
-            self.program, self.coupling, self.ledger.sizes, self.images.calibration.images, self.options
-        )
+        images = self.images.calibration.images
+        shard = max(shard.images.stop - shard.images.start for shard in self.shards)
+        needed = needs(self.program, self.coupling, images, shard, self.options)
         self.at_once = needed.at_once
         limit = self.journey.memory_limit
         self.allowance = devices.allowance(self.program.device, limit, needed=needed.total_bytes)

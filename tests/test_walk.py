@@ -315,7 +315,6 @@ class Additive:
 
     def __post_init__(self) -> None:
         self.changes = self.runs = 0
-        self.batched = Batched(self, self.scores, self.several, self.batch)
         self.settled: list[int] = []
         self.gone: dict[str, list[int]] = {name: [] for name in self.damage}
         self.asked: list[dict[str, tuple[int, ...]]] = []
@@ -371,16 +370,17 @@ class Additive:
         return self.accepts(self.removed)
 
     def run(self, recorded: Sequence[Step] = ()) -> tuple[list[Step], str]:
+        batched = Batched(self, self.scores, self.several, self.batch)
         walker = Walker(
             self,
-            self.batched.scores,
+            batched.scores,
             self.judge,
             lambda group: range(group.units),
             self.rules,
             within=self.within,
             accepts=self.ask,
             on_step=lambda step, settled: self.settled.append(settled),
-            foresee=self.batched.foresee,
+            foresee=batched.foresee,
         )
         return walk(walker, self.groups, self.shards, recorded)
 

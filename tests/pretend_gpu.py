@@ -20,7 +20,7 @@ aten = torch.ops.aten
 CROSSING = (aten.copy_.default, aten._to_copy.default)
 """Ops that move values from one device to another."""
 INDEXING = (aten.index.Tensor, aten.index_put_.default)
-"""Ops whose indices may lie on the CPU."""
+"""Ops whose indices may lie on the CPU; a tensor on the CPU takes no others."""
 
 
 class Far(Tensor):
@@ -68,7 +68,8 @@ class PretendGpu(TorchDispatchMode):
 
 def run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Run an op where its tensors are, or where it is told to."""
-    together = (args[:1], args[2:]) if func in INDEXING else (args, kwargs)
+    free = func in INDEXING and isinstance(args[0], Far)
+    together = (args[:1], args[2:]) if free else (args, kwargs)
     leaves = [leaf for leaf in tree_leaves(together) if isinstance(leaf, Tensor)]
     far = any(isinstance(leaf, Far) for leaf in leaves)
     if far and func not in CROSSING:

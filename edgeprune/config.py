@@ -104,6 +104,12 @@ def _known_task(name: str) -> str:
     raise ValueError(f"no such task; {hint}")
 
 
+def _known_device(name: str) -> str:
+    if re.fullmatch(r"cpu|auto|cuda(:\d+)?", name):
+        return name
+    raise ValueError("no such device; write cpu, cuda, cuda:N or auto")
+
+
 class BuildConfig(BaseModel):
     """What `edgeprune build` does; defaults build the bundled example for this machine."""
 
@@ -136,6 +142,10 @@ class BuildConfig(BaseModel):
     """Of c-swap-c: what the damage of a unit is divided by for the order of removal."""
     group_test: Annotated[int, Field(ge=1)] = 64
     early_exit: bool = True
+    device: Annotated[str, AfterValidator(_known_device)] = "cpu"
+    """Where the analysis runs."""
+    batch_interventions: Annotated[int, Field(ge=1)] | None = None
+    """Of c-swap, evaluated in one run; None: 1 on a CPU, as many as fit on a GPU."""
     memory_limit: Bytes = None
     """Of the analysis; None: half of what the machine has."""
     samples_per_class: Annotated[int, Field(ge=1)] | None = None

@@ -18,6 +18,7 @@ from reference_walk import Reference
 
 from edgeprune.causal import (
     Alone,
+    Batched,
     Judge,
     Program,
     Replay,
@@ -59,8 +60,10 @@ OPTIONS: list[Options] = [
     {"at_once": 3},
     {"memory": 3_000},
     {"delta": True, "at_once": 2, "memory": 3_000},
+    {"batch": 4},
+    {"batch": 3, "reference": "current", "at_once": 2, "memory": 3_000},
 ]
-"""Away from the defaults: each alone, all together; the last four may change nothing."""
+"""Away from the defaults: each alone, all together; of the last six `reference` alone may change anything."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ class Walked:
     """Shards that are evaluated before the next look at the verdict."""
     memory: int | None = None
     """Bytes for values at the cut."""
+    batch: int = 1
+    """Interventions in one run."""
     settled: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -112,21 +117,29 @@ class Walked:
         kept = Allowance(self.memory)
         self.network = Recorder(Program(c.graph), c.groups, images, delta=self.delta, allowance=kept)
         self.network.states = []
+        self.batched = Batched(self.network, self.scores, self.several, self.batch)
         walker = Walker(
             self.network,
-            self.scores,
+            self.batched.scores,
             judge,
             c.order,
             replace(self.rules, reference=self.reference),
             on_step=lambda step, settled: self.settled.append(settled),
+            foresee=self.batched.foresee,
             crew=Several(self.at_once),
         )
         self.steps, self.stopped = walk(walker, c.groups, shards, self.recorded)
 
     def scores(self, shard: Shard, group: ChannelGroup | None, units: Sequence[int]) -> np.ndarray:
-        probabilities = self.network.outputs(shard.number, group, units).softmax(1)
+        return self.right(shard, self.network.outputs(shard.number, group, units))
+
+    def several(self, shard: Shard, group: ChannelGroup, sets: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        return [self.right(shard, each) for each in self.network.several(shard.number, group, sets)]
+
+    def right(self, shard: Shard, outputs: torch.Tensor) -> np.ndarray:
+        """Probabilities of the true classes."""
         labels = torch.from_numpy(self.labels[shard.images])
-        return probabilities.gather(1, labels[:, None])[:, 0].numpy()
+        return outputs.softmax(1).gather(1, labels[:, None])[:, 0].numpy()
 
     @property
     def oracle(self) -> Reference:
@@ -297,8 +310,11 @@ class Additive:
     within: Callable[[dict[str, tuple[int, ...]]], bool] = lambda removed: True
     accepts: Callable[[dict[str, tuple[int, ...]]], bool] = lambda removed: True
     copies: int = 1
+    batch: int = 1
+    """Interventions in one run."""
 
     def __post_init__(self) -> None:
+        self.changes = self.runs = 0
         self.settled: list[int] = []
         self.gone: dict[str, list[int]] = {name: [] for name in self.damage}
         self.asked: list[dict[str, tuple[int, ...]]] = []
@@ -321,17 +337,25 @@ class Additive:
         return list(self.damage).index(group.name)
 
     def enter(self, group: ChannelGroup) -> None:
-        pass
+        self.changes += 1
 
     def remove_(self, group: ChannelGroup, units: Sequence[int]) -> None:
         assert not set(units) & set(self.gone[group.name])
         self.gone[group.name] += units
+        self.changes += 1
         assert self.worst_slack() >= 0
 
     def restore_(self, group: ChannelGroup, units: Sequence[int]) -> None:
         self.gone[group.name] = [u for u in self.gone[group.name] if u not in units]
+        self.changes += 1
+
+    def several(self, shard: Shard, group: ChannelGroup, sets: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        found = [self.scores(shard, group, units) for units in sets]
+        self.runs -= len(sets) - 1
+        return found
 
     def scores(self, shard: Shard, group: ChannelGroup | None, units: Sequence[int]) -> np.ndarray:
+        self.runs += 1
         taken = self.gone if group is None else {**self.gone, group.name: [*self.gone[group.name], *units]}
         fall = sum((self.damage[name][u] for name, us in taken.items() for u in us), np.zeros(self.classes))
         (number,) = shard.classes
@@ -346,15 +370,17 @@ class Additive:
         return self.accepts(self.removed)
 
     def run(self, recorded: Sequence[Step] = ()) -> tuple[list[Step], str]:
+        batched = Batched(self, self.scores, self.several, self.batch)
         walker = Walker(
             self,
-            self.scores,
+            batched.scores,
             self.judge,
             lambda group: range(group.units),
             self.rules,
             within=self.within,
             accepts=self.ask,
             on_step=lambda step, settled: self.settled.append(settled),
+            foresee=batched.foresee,
         )
         return walk(walker, self.groups, self.shards, recorded)
 

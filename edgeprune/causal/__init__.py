@@ -5,11 +5,14 @@ verdict.py   scores under an intervention -> critical, neutral or detrimental
 program.py   the traced network compiled, BatchNorm folded (fold.py)
 replay.py    runs the traced network under interventions, recomputing only what changes
 delta.py     the first layer behind the cut, corrected instead of run again
+masks.py     several interventions in one run, with layout.py: where the images lie in a value
+batched.py   the interventions that come next, evaluated ahead
 ordered.py   blocks of units of all layers in one global order, with group tests
 explain.py   one intervention for each unit of a group: what every class loses
 walk.py      layer by layer: the order of interventions and what is removed
 """
 
+from edgeprune.causal.batched import Batched
 from edgeprune.causal.evaluation import Alone, Crew, Examiner, Shard, make_shards
 from edgeprune.causal.explain import explain
 from edgeprune.causal.fold import unfolded
@@ -21,6 +24,7 @@ from edgeprune.causal.walk import Rules, Walker, aligned_step, walk
 
 __all__ = [
     "Alone",
+    "Batched",
     "Choice",
     "Crew",
     "Examiner",

@@ -61,7 +61,8 @@ class Reader:
     @torch.inference_mode()
     def without(self, values: Values, output: Tensor, weights: Weights, channels: Ints) -> Values:
         """The values alive behind the layer, its output less what these channels add to it."""
-        weight, index = weights[self.weight], torch.from_numpy(channels)
+        weight = weights[self.weight]
+        index = torch.from_numpy(channels).to(weight.device)
         arguments = {
             **self.arguments,
             "input": values[self.source].index_select(1 - weight.ndim, index),

@@ -1,14 +1,15 @@
 """A traced network compiled for running many times: BatchNorm folded, any weights, from any op to any other.
 
-A few images run on one thread, and `torch.get_num_threads()` such pieces side by side: quicker than all
-threads in each op, and the outputs do not depend on the number of threads.
+On a CPU a few images run on one thread, and `torch.get_num_threads()` such pieces side by side: quicker than
+all threads in each op, and the outputs do not depend on the number of threads. On an accelerator pieces are
+larger and run one after the other, in full single precision (no TF32); outputs come back to the CPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -28,6 +29,8 @@ aten = torch.ops.aten
 IMAGE_DIMS = 4
 PIECE_IMAGES, PIECE_BYTES = 8, 3.75e6
 """Images that run together, at most: more at once do not fit the caches and run slower."""
+LARGE_IMAGES, LARGE_BYTES = 64, 40e6
+"""The same on an accelerator, where they have to fit into its memory with all that is made of them."""
 IN_PLACE: dict[object, Callable[..., Value]] = {
     aten.hardswish.default: aten.hardswish_.default,
     aten.hardtanh.default: aten.hardtanh_.default,
@@ -58,24 +61,28 @@ class Program:
     Args:
         graph: Traced network; its parameters are copied, not changed.
         batch: The only batch size that the graph accepts (1), or None.
+        device: Where it runs. Images may lie anywhere.
 
     Attributes:
         folded: The graph without BatchNorms that could be folded.
         ops: Nodes in order of running.
-        dense: Parameter or buffer -> its value, as the ops read it.
+        dense: Parameter or buffer -> its value, as the ops read it, on the device.
     """
 
-    def __init__(self, graph: fx.GraphModule, *, batch: int | None = None) -> None:
+    def __init__(
+        self, graph: fx.GraphModule, *, batch: int | None = None, device: torch.device | str = "cpu"
+    ) -> None:
         assert batch in (None, 1), "a fixed batch is traced at size 1"
         self._pool = ThreadPoolExecutor(
             torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)
         )
-        self._batch = batch
+        self.batch, self.device = batch, torch.device(device)
         self.folded: Folded = folded(graph)
+        _place_(self.folded.graph, self.device)
         self.ops = _compile(self.folded.graph)
         nodes = self.folded.graph.graph.nodes
         reads = [node for node in nodes if node.op == "get_attr"]
-        self.dense = {str(n.target): channels_last(attribute(self.folded.graph, n).detach()) for n in reads}
+        self.dense = {str(n.target): self._placed(attribute(self.folded.graph, n).detach()) for n in reads}
         self.output = _only(self.folded.graph, "output").all_input_nodes[0]
         self.input = _only(self.folded.graph, "placeholder")
 
@@ -88,23 +95,36 @@ class Program:
             return []
         size = self.piece_images(images[0].nbytes)
         count = -(-len(images) // size)
-        count = min(len(images), count + count % 2)
-        return [{self.input: channels_last(piece)} for piece in torch.tensor_split(images, count)]
+        if self._on_cpu:
+            count = min(len(images), count + count % 2)
+        return [{self.input: self._placed(piece)} for piece in torch.tensor_split(images, count)]
 
     def piece_images(self, image_bytes: int) -> int:
         """How many images of this size run together, at most."""
-        return self._batch or max(1, min(PIECE_IMAGES, int(PIECE_BYTES / image_bytes)))
+        most, room = (PIECE_IMAGES, PIECE_BYTES) if self._on_cpu else (LARGE_IMAGES, LARGE_BYTES)
+        return self.batch or max(1, min(most, int(room / image_bytes)))
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.device.type == "cpu"
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        """Where and how ops read it fastest."""
+        return channels_last(tensor) if self._on_cpu else tensor.to(self.device)
 
     def logits(self, pieces: Iterable[Values], weights: Weights, *, start: int = 0) -> Tensor:
         """The network's output from op `start` on, shape (n, K)."""
         return torch.cat(self.each(partial(self.finish, weights=weights, start=start), pieces))
 
     def finish(self, piece: Values, *, weights: Weights, start: int = 0) -> Tensor:
-        """The network's output for one piece from op `start` on, shape (n, K); the piece is untouched."""
+        """The network's output for one piece from op `start` on, shape (n, K), on the CPU.
+
+        The piece is untouched.
+        """
         values = dict(piece)
         self.run_(values, weights=weights, start=start, stop=len(self.ops))
         output: Tensor = values[self.output]
-        return output
+        return output.cpu()
 
     def values_at(self, pieces: Iterable[Values], weights: Weights, place: int) -> list[Value]:
         """What one op gives for each piece; the pieces are untouched."""
@@ -113,7 +133,13 @@ class Program:
         return [values[self.ops[place].node] for values in copies]
 
     def each(self, function: Callable[[Piece], Result], pieces: Iterable[Piece]) -> list[Result]:
-        """A function of every piece (or pair of pieces), side by side, each on one thread."""
+        """A function of every piece (or pair of pieces), side by side, each on one thread.
+
+        On an accelerator one after the other: it is busy with one.
+        """
+        if not self._on_cpu:
+            with _exact():
+                return [function(piece) for piece in pieces]
         with _one_thread():
             return list(self._pool.map(function, pieces))
 
@@ -153,6 +179,25 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _exact() -> AbstractContextManager[None]:
+    """Convolutions on an accelerator give the same each time, to all digits: verdicts hang on them."""
+    exact: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return exact
+
+
+def _place_(graph: fx.GraphModule, device: torch.device) -> None:
+    """Ops that name the device they were traced on (where positions are made, for one) name this one."""
+
+    def placed(value: Value) -> Value:
+        return device if isinstance(value, torch.device) else value
+
+    for node in graph.graph.nodes:
+        node.args = fx.node.map_aggregate(node.args, placed)
+        node.kwargs = fx.node.map_aggregate(node.kwargs, placed)
 
 
 def _compile(graph: fx.GraphModule) -> list[Op]:

@@ -3,7 +3,8 @@
 Removing units means zeroing their entries wherever a layer sums over them. Before the first such layer
 nothing changes: the values alive there are kept (*suffix replay*), per shard of the calibration images. That
 first layer need not run again either (delta.py). Images whose values do not fit into memory start at the
-input every time: values are large near the input, where little has to be computed again.
+input every time: values are large near the input, where little has to be computed again. Several
+interventions can share a run (masks.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.causal.delta import Reader
+from edgeprune.causal.masks import Masks, layouts_of
 from edgeprune.causal.program import Program, Values, Weights, weights_of
 from edgeprune.memory import Allowance, total_bytes
 from edgeprune.records import ChannelGroup, Ints
@@ -42,6 +44,9 @@ class Replay:
         delta: Whether the first layer behind the cut is corrected for few channels instead of run again: the
             same to rounding. Off: it keeps one value more at the cut, and was hardly quicker when measured.
         allowance: Memory for the values alive at the cut; None: any amount.
+
+    Attributes:
+        changes: Rises whenever interventions may give something else than before.
     """
 
     def __init__(
@@ -62,6 +67,9 @@ class Replay:
         self._groups = {group.name: group for group in groups}
         self._removed: dict[str, set[int]] = {group.name: set() for group in groups}
         self._cut = 0
+        self.changes = 0
+        self._layouts = layouts_of(program)
+        self._masks: Masks | None = None
         self._pieces = [[Piece(start, start) for start in program.start(images)] for images in shards]
 
     @property
@@ -94,6 +102,8 @@ class Replay:
         self._read.clear()
         self._program.each(partial(self._go_on_, position), pieces)
         self._cut = position
+        self.changes += 1
+        self._masks = Masks.find(self._program, group, self._layouts)
         behind = any(piece.place < position for piece in pieces)
         self._reader = Reader.find(self._program, position, group) if self._delta and not behind else None
 
@@ -118,6 +128,21 @@ class Replay:
                 return program.logits(pieces, weights, start=self._cut + 1)
         return torch.cat(program.each(partial(self._finish, weights), self._pieces[shard]))
 
+    def several(self, shard: int, group: ChannelGroup, sets: Sequence[Sequence[int]]) -> Tensor:
+        """Logits of one shard's images without each of these sets of units, shape (sets, n, K).
+
+        Of the group entered last; in one run where layers allow it.
+        """
+        if self._masks is None:
+            return torch.stack([self.outputs(shard, group, units) for units in sets])
+        masked = partial(self._masked, self._masks, sets)
+        return torch.cat(self._program.each(masked, self._pieces[shard]), dim=1)
+
+    def _masked(self, masks: Masks, sets: Sequence[Sequence[int]], piece: Piece) -> Tensor:
+        values = dict(piece.values)
+        self._program.run_(values, weights=self._weights, start=piece.place, stop=self._cut)
+        return masks.run(values, self._weights, self._cut, sets)
+
     def _finish(self, weights: Weights, piece: Piece) -> Tensor:
         """The outputs of a piece."""
         return self._program.finish(piece.values, weights=weights, start=piece.place)
@@ -141,12 +166,14 @@ class Replay:
     def remove_(self, group: ChannelGroup, units: Sequence[int]) -> None:
         """Take units out of the current network."""
         self._read.clear()
+        self.changes += 1
         self._weights.update(self._zeroed(group, units))
         self._removed[group.name].update(units)
 
     def restore_(self, group: ChannelGroup, units: Sequence[int]) -> None:
         """Give units of the group entered last back to the current network."""
         self._read.clear()
+        self.changes += 1
         self._removed[group.name].difference_update(units)
         touched = {slot.parameter for slot in group.slots if slot.consumer}
         self._weights.update({name: self._program.dense[name] for name in touched})
@@ -165,6 +192,6 @@ def zeroed(weights: Weights, group: ChannelGroup, units: Sequence[int]) -> dict[
     for slot in group.slots:
         if slot.consumer:
             base = changed.get(slot.parameter, weights[slot.parameter])
-            index = torch.from_numpy(slot.indices[list(units)].ravel())
+            index = torch.from_numpy(slot.indices[list(units)].ravel()).to(base.device)
             changed[slot.parameter] = base.index_fill(slot.axis, index, 0.0)
     return changed

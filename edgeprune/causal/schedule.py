@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgeprune.records import Step
@@ -31,6 +31,14 @@ class Schedule:
     def units(self, limit: int) -> Sequence[int]:
         """What to test next: at most `limit` units, none at the end."""
         return self.order[self.place : self.place + min(self._size, limit)]
+
+    def ahead(self, limit: int) -> Iterator[Sequence[int]]:
+        """What is tested next as long as everything is refused."""
+        place, size = self.place, self._size
+        while units := self.order[place : place + min(size, limit)]:
+            yield units
+            place += len(units) == 1
+            size = max(1, len(units) // 2)
 
     @property
     def known(self) -> Step | None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from math import gcd
 from typing import Literal, Protocol
 
+from edgeprune.causal.batched import Examine
 from edgeprune.causal.evaluation import Alone, Crew, Examiner, Outcome, Shard
 from edgeprune.causal.schedule import Schedule
 from edgeprune.causal.verdict import Judge
@@ -75,6 +76,7 @@ class Walker:
         within: Whether a set of removed units is still within the limits on size (`--max-param-ratio`).
         accepts: Whether the current network keeps the accuracy limit; asked after each group.
         on_step: Called after each intervention with the step, and the units settled so far: it never falls.
+        foresee: Told the sets of units that come next as long as all are refused, and who judges them.
         crew: Who evaluates the shards.
     """
 
@@ -86,6 +88,7 @@ class Walker:
     within: Callable[[Removed], bool] = lambda removed: True
     accepts: Callable[[], bool] = lambda: True
     on_step: Callable[[Step, int], None] = lambda step, settled: None
+    foresee: Callable[[Iterable[Sequence[int]], Examine], None] = lambda sets, examine: None
     crew: Crew = field(default_factory=Alone)
 
 
@@ -161,12 +164,14 @@ class _Run:
         visit = _Visit(group, Schedule(order, most), {0: _untouched(group)})
         while True:
             waiting, schedule = visit.waiting, visit.schedule
-            left = len(order) - 1 - len(visit.taken)
-            units = schedule.units(min(left, most) - len(waiting))
+            limit = min(len(order) - 1 - len(visit.taken), most) - len(waiting)
+            units = schedule.units(limit)
             within = not units or self._within(group, [*waiting, *units])
             if not within and len(units) > 1:
                 schedule.shrink_(len(units) // 2)
             elif units and within:
+                ahead = ([*waiting, *some] for some in schedule.ahead(limit))
+                self.walker.foresee(ahead, self.examiner.examine)
                 self._try(visit, units)
                 if len(visit.passed) >= self.together:
                     self._try_together(visit)

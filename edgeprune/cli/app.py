@@ -66,6 +66,11 @@ NO_MEMORY = (
 )
 TORCH_ALLOCATOR = "DefaultCPUAllocator"
 """torch says by this name, in a plain RuntimeError, that it got no memory."""
+NO_GPU_MEMORY = (
+    "error: the GPU is out of memory; end what else runs there, give --batch-interventions 1 or fewer "
+    "calibration images, or leave --device out, and run the same command again to go on where it was."
+)
+CUDA_ALLOCATOR = "CUDA out of memory"
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:  # any command of ours
@@ -84,6 +89,8 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:  # any command o
         except MemoryError as err:
             _end(NO_MEMORY, 1, err)
         except RuntimeError as err:
+            if CUDA_ALLOCATOR in str(err):
+                _end(NO_GPU_MEMORY, 1, err)
             if TORCH_ALLOCATOR not in str(err):
                 raise
             _end(NO_MEMORY, 1, err)

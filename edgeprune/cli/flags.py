@@ -65,6 +65,18 @@ SamplesPerClass = Annotated[
     int | None, typer.Option(help="Calibration images per class.", rich_help_panel=SEARCH)
 ]
 Alpha = Annotated[float | None, typer.Option(help="Level of the causal test [0.05].", rich_help_panel=SEARCH)]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the analysis: cpu, cuda, cuda:N, or auto: a GPU if any \\[cpu].", rich_help_panel=SEARCH
+    ),
+]
+BatchInterventions = Annotated[
+    int | None,
+    typer.Option(
+        help="Of c-swap, evaluated in one run \\[1; on a GPU as many as fit].", rich_help_panel=SEARCH
+    ),
+]
 MemoryLimit = Annotated[
     str | None,
     typer.Option(help="Of the analysis, like 8GB \\[half of the machine's].", rich_help_panel=SEARCH),

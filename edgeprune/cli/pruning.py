@@ -49,6 +49,8 @@ def prune(  # noqa: PLR0913, PLR0917  # one argument for each flag
     samples_per_class: flags.SamplesPerClass = None,
     alpha: flags.Alpha = None,
     align: flags.Align = None,
+    device: flags.Device = None,
+    batch_interventions: flags.BatchInterventions = None,
     memory_limit: flags.MemoryLimit = None,
     seed: flags.Seed = None,
     head_width: flags.HeadWidth = None,

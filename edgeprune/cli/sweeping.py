@@ -58,6 +58,8 @@ def sweep(  # noqa: PLR0913, PLR0917  # one argument for each flag
     samples_per_class: flags.SamplesPerClass = None,
     alpha: flags.Alpha = None,
     align: flags.Align = None,
+    device: flags.Device = None,
+    batch_interventions: flags.BatchInterventions = None,
     memory_limit: flags.MemoryLimit = None,
     allocation: flags.Allocation = None,
     seed: flags.Seed = None,

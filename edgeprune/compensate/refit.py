@@ -10,7 +10,7 @@ no gradients.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +32,6 @@ from edgeprune.compensate.least_squares import Sums, system
 from edgeprune.compensate.moments import ADDITIONS
 from edgeprune.compensate.pairs import Pair, Pairs
 from edgeprune.compensate.survivors import Removed
-from edgeprune.records import ChannelGroup
 
 ROWS_PER_UNKNOWN, FEWEST_ROWS, ROWS_ANYWAY = 80, 20_000, 8
 """Positions that a fit looks at: for each unknown, if that is not too much work; at least; and anyway."""
@@ -73,7 +72,7 @@ def refit(
         ridge: See `RIDGE`; None: that, and more where images are few (`shrinkage.oas`).
         on_progress: Called with layers done and all layers.
     """
-    run = _Run(subject, dict(weights), dead_inputs(subject.groups, removed), ridge)
+    run = _Run(subject, dict(weights), dead_inputs(subject, removed), ridge)
     ordered = sorted(subject.layers.values(), key=lambda found: found.place)
     todo = [layer for layer in ordered if run.fits(layer)]
     for done, layer in enumerate(todo):
@@ -83,14 +82,15 @@ def refit(
     return Refit(weights=run.fitted, moments=run.moments)
 
 
-def dead_inputs(groups: Sequence[ChannelGroup], removed: Removed) -> dict[str, list[tuple[int, Tensor]]]:
+def dead_inputs(subject: Subject, removed: Removed) -> dict[str, list[tuple[int, Tensor]]]:
     """Weight -> (axis, entries) that are no longer read."""
     dead: dict[str, list[tuple[int, Tensor]]] = {}
-    for group in groups:
+    for group in subject.groups:
         units = removed.get(group.name, ())
         for slot in group.slots if units else ():
             if slot.consumer:
                 gone = torch.from_numpy(slot.indices[list(units)].ravel())
+                gone = gone.to(subject.program.dense[slot.parameter].device)
                 dead.setdefault(slot.parameter, []).append((slot.axis, gone))
     return dead
 

@@ -101,9 +101,10 @@ class Survivors:
     def _split(self, group: ChannelGroup) -> tuple[list[Reader], list[tuple[str, int, Tensor]]]:
         """The layers that can be compensated, and the weights of which entries can only be zeroed."""
         readers, others = [], []
+        device = next(iter(self.weights.values())).device
         for slot in group.slots:
             layer = self.layers.get(slot.parameter)
-            indices = torch.from_numpy(slot.indices)
+            indices = torch.from_numpy(slot.indices).to(device)
             if not slot.consumer:
                 continue
             if layer is None or layer.groups > 1 or layer.axis != slot.axis or self.mode == "none":
@@ -164,7 +165,7 @@ class Survivors:
         if layer.bias is not None and not layer.transposed:
             taps = lost @ found.constants  # (outputs, taps...)
             if taps.ndim > 1:
-                taps = (taps * tap_shares(layer, weight)).flatten(1).sum(dim=1)
+                taps = (taps * tap_shares(layer, weight).to(taps)).flatten(1).sum(dim=1)
             changed[layer.bias] = _like(self.weights[layer.bias].double() + taps, self.weights[layer.bias])
         return changed
 
@@ -196,7 +197,7 @@ class Survivors:
         views = self._views(group, left, known)
         if not views:
             return list(left), [float("inf")] * len(left)
-        units = torch.tensor(list(left))
+        units = torch.tensor(list(left)).to(views[0].gram.device)
         order: list[int] = []
         damages: list[float] = []
         while len(units) > 1:
@@ -206,7 +207,7 @@ class Survivors:
             joint = sum(view.leave_(chosen) for view in views)
             order += units[chosen].tolist()
             damages += (single[chosen] / single[chosen].sum().clamp_min(TINY) * joint).tolist()
-            keep = torch.ones(len(units), dtype=torch.bool)
+            keep = torch.ones_like(units, dtype=torch.bool)
             keep[chosen] = False
             units = units[keep]
         return [*order, *units.tolist()], [*damages, *[float("inf")] * len(units)]
@@ -281,15 +282,15 @@ def precision(moments: Moments, dead: Sequence[Tensor], *, wary: bool = False) -
     `wary`: with the ridge that few images ask for, so that what they happen to explain counts for little.
     """
     covariance = moments.covariance
-    alive = torch.ones(len(covariance), dtype=torch.bool)
+    alive = torch.ones_like(covariance[0], dtype=torch.bool)
     for channels in dead:
         alive[channels] = False
     places = alive.nonzero().ravel()
     inner = covariance[places][:, places]
     share = max(RIDGE, float(oas(inner, moments.rows))) if wary else RIDGE
     ridge = share * float(inner.diagonal().mean().clamp_min(TINY)) if len(places) else 1.0
-    inverse = torch.linalg.inv(inner + ridge * torch.eye(len(places), dtype=inner.dtype))
-    result = torch.eye(len(covariance), dtype=covariance.dtype)
+    inverse = torch.linalg.inv(inner + ridge * torch.eye(len(places)).to(inner))
+    result = torch.eye(len(covariance)).to(covariance)
     result[places[:, None], places[None, :]] = inverse
     return result
 
@@ -329,7 +330,7 @@ class _View:
     def leave_(self, units: Tensor) -> float:
         """Let units leave together; what that costs."""
         copies = len(self.gram) // self.units
-        leaving = torch.zeros(self.units, copies, dtype=torch.bool)
+        leaving = self.gram.new_zeros(self.units, copies, dtype=torch.bool)
         leaving[units] = True
         gone, stay = leaving.ravel().nonzero().ravel(), (~leaving).ravel().nonzero().ravel()
         cross = self.precision[gone][:, stay]

@@ -12,6 +12,7 @@ from edgeprune.config import EXAMPLE, EXAMPLES, BuildConfig
 from edgeprune.data_files import data_folder
 from edgeprune.errors import ConfigError
 from edgeprune.example import write_scenes, write_shapes
+from edgeprune.pipeline import devices
 from edgeprune.pipeline.digests import digest
 from edgeprune.pipeline.own_rules import read_rules
 from edgeprune.records import Target
@@ -36,6 +37,7 @@ class Inputs:
     @classmethod
     def load(cls, config: BuildConfig) -> Self:
         started = datetime.now(UTC).isoformat(timespec="seconds")
+        devices.find(config.device)
         profile = target.load(config.target, folders=(Path("targets"), data_folder("targets")))
         chosen = replace(
             profile,

@@ -15,6 +15,7 @@ from edgeprune.config import BuildConfig, make_config
 from edgeprune.errors import RunFolderError
 from edgeprune.pipeline.digests import WALK_LIBRARIES, digest, images_digest, versions
 from edgeprune.pipeline.inputs import TORCHVISION
+from edgeprune.pipeline.options import HOW
 from edgeprune.pipeline.own_rules import rules_digest
 from edgeprune.pipeline.tasking import task_settings
 from edgeprune.records import Pruning, Split
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 SETTINGS = "settings.json"
 WALK = "walk"
 FORGOTTEN = {
-    *("out", "host", "memory_limit"),
+    *("out", "host", "memory_limit", *HOW),
     *("max_latency", "speedup", "max_memory", "max_size", "max_macs", "budgets"),
 }
 """Where the folder lies may change; budgets and devices are for measuring and judging."""
@@ -109,7 +110,8 @@ def settings_digest(build: Build, **more: object) -> str:
     """Of the options, budgets apart, and the task of an analysis, and of the user's own rules, if any."""
     own: dict[str, object] = {"rules": rules_digest(build.rules)} if build.rules else {}
     own |= task_settings(build.config.task)
-    return digest({**asdict(build.options), "limits": (), **own, **more})
+    options = {name: value for name, value in asdict(build.options).items() if name not in HOW}
+    return digest({**options, "limits": (), **own, **more})
 
 
 def check_groups(build: Build, pruning: Pruning) -> Pruning:

@@ -87,6 +87,10 @@ class PruneOptions:
     """Most units tested at once; 1 is the published walk."""
     early_exit: bool = True
     """Stop a test as soon as its verdict is sure."""
+    device: str = "cpu"
+    """Where the analysis runs: cpu, cuda, cuda:N, or auto for a GPU where there is one."""
+    batch_interventions: int | None = None
+    """Of c-swap: interventions evaluated in one run; None: 1 on a CPU, as many as fit on a GPU."""
     align: int = 8
     """Widths are multiples of this; 1 leaves them as the walk gives them."""
     head_width: bool = False
@@ -126,6 +130,10 @@ class PruneOptions:
     def asks_for_more(self) -> bool:
         """Whether a limit asks to go on beyond the natural end."""
         return self.max_param_ratio is not None or self.max_accuracy_drop is not None
+
+
+HOW = ("device", "batch_interventions")
+"""Options that change how fast a result is found, not what it is (rounding apart)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

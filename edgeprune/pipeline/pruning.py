@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgeprune import causal, channels, tasks
 from edgeprune.errors import DataError, ModelError, NothingToPrune
-from edgeprune.pipeline import compensated, published, ranked
+from edgeprune.pipeline import compensated, devices, published, ranked
 from edgeprune.pipeline.finite import first_broken_layer
 from edgeprune.pipeline.ledger import Removed
 from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions
@@ -88,7 +88,7 @@ def analyse(
 
 
 def check_plain(module: nn.Module) -> None:
-    """Raise for weights that are not float32 on the CPU, where the analysis runs."""
+    """Raise for weights that are not float32 on the CPU, where the analysis begins."""
     for name, tensor in module.named_parameters():
         if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
             where = f"{name} is {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
@@ -157,8 +157,10 @@ def make_study(
 
     Raises:
         ModelError, DataError: its outputs cannot belong to these labels.
+        ConfigError: there is no such device.
     """
-    program = causal.Program(analysed.traced.graph_module, batch=analysed.traced.batch)
+    graph, batch = analysed.traced.graph_module, analysed.traced.batch
+    program = causal.Program(graph, batch=batch, device=devices.find(options.device))
     kept = dense_kept(analysed.traced, program, images)
     return Study(analysed.traced, analysed.coupling, images, options, program, kept, journey or Journey())
 

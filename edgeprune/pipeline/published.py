@@ -70,9 +70,11 @@ class _Published:
 
     def _pass(self, factor: float) -> tuple[list[Step], str]:
         study, options, replay = self.study, self.study.options, self.replay
+        size = study.at_once if study.journey.crew.at_once == 1 else 1
+        batched = causal.Batched(replay, self._scores, self._several, size)
         walker = causal.Walker(
             network=replay,
-            scores=self._scores,
+            scores=batched.scores,
             judge=study.judge.relaxed(factor),
             order=self._order,
             rules=causal.Rules(
@@ -86,6 +88,7 @@ class _Published:
             on_step=lambda step, settled: self.on_step(
                 step, settled, study.ledger.param_ratio(replay.removed)
             ),
+            foresee=batched.foresee,
             crew=study.journey.crew,
         )
         return causal.walk(walker, study.groups, study.shards, self.recorded)
@@ -101,6 +104,12 @@ class _Published:
     def _scores(self, shard: causal.Shard, group: ChannelGroup | None, units: Sequence[int]) -> Doubles:
         outputs = self.replay.outputs(shard.number, group, units).numpy()
         return self.study.scores_of(shard, outputs)
+
+    def _several(
+        self, shard: causal.Shard, group: ChannelGroup, sets: Sequence[Sequence[int]]
+    ) -> list[Doubles]:
+        outputs = self.replay.several(shard.number, group, sets).numpy()
+        return [self.study.scores_of(shard, each) for each in outputs]
 
     def _order(self, group: ChannelGroup) -> list[int]:
         """Units of a group that are still there, in the order of testing."""

@@ -12,10 +12,12 @@ import torch
 from scipy import stats
 from torch import Tensor, fx
 
-from edgeprune import causal, channels, compensate, memory, tasks
+from edgeprune import causal, channels, compensate, tasks
 from edgeprune.errors import DataError
+from edgeprune.pipeline import devices
 from edgeprune.pipeline.effects import effects
 from edgeprune.pipeline.ledger import Ledger, Removed
+from edgeprune.pipeline.needs import needs
 from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions
 from edgeprune.pipeline.sharing import agreed
 from edgeprune.records import Bools, ChannelGroup, Doubles, Floats, Ints, Labels, Pass, Step
@@ -27,10 +29,6 @@ FEWEST_ELSEWHERE = 20
 MOST_MOVED, FEWEST_MOVED, FORWARDS = 512, 64, 16_384
 """Images that answers are compared on, at most and at least, and over all groups together."""
 TINY = 1e-9
-COPIES = 2
-"""Of the calibration images, that the walk and the least squares make."""
-NETWORKS = 2
-"""That run side by side, dense and current."""
 NOT_MEASURED = compensate.Measured({}, {})
 
 
@@ -79,6 +77,7 @@ class Study:
         program: The dense network, compiled.
         kept: What the task keeps of its outputs for the calibration images.
         journey: Who watches, and how much memory there is.
+        at_once: Interventions in one run.
     """
 
     traced: channels.Traced
@@ -113,19 +112,12 @@ class Study:
         self.labels = self.images.calibration.labels[self.chosen]
         self._looked_at = self._by_shard(choice.scores)
         self.ledger = Ledger(self.coupling)
-        self.allowance = memory.allowance(self.journey.memory_limit, needed=self._needed_bytes())
-
-    def _needed_bytes(self) -> float:
-        """Memory that the analysis takes in any case, besides what the process has by now."""
-        images, threads = self.images.calibration.images, torch.get_num_threads()
-        piece = self.program.piece_images(images[0].nbytes)
-        elements = channels.Activations(self.coupling).peak(self.ledger.sizes)
-        running = NETWORKS * threads * piece * elements * images.itemsize
-        fitting = 0.0
-        if not self.options.only_zeroes:
-            layers = compensate.find_layers(self.program).values()
-            fitting = compensate.working_bytes(layers, self.program.dense, piece=piece, threads=threads)
-        return COPIES * images.nbytes + running + fitting
+        images = self.images.calibration.images
+        shard = max(shard.images.stop - shard.images.start for shard in self.shards)
+        needed = needs(self.program, self.coupling, images, shard, self.options)
+        self.at_once = needed.at_once
+        limit = self.journey.memory_limit
+        self.allowance = devices.allowance(self.program.device, limit, needed=needed.total_bytes)
 
     @cached_property
     def subject(self) -> compensate.Subject:
@@ -380,7 +372,7 @@ class Study:
         return channels.cut(self.coupling, removed, self.network_weights(weights, fit))
 
     def network_weights(self, weights: Weights, fit: compensate.Refit) -> dict[str, Tensor]:
-        """What a method changed, by the names of the network's own tensors."""
+        """What a method changed, by the names of the network's own tensors, on the CPU."""
         if self.options.only_zeroes:
             return {}  # zeros only: cutting does the same
         dense = self.program.dense
@@ -389,4 +381,5 @@ class Study:
         for name, norm in norms.items():
             if name in changed or norm.folded_bias in changed:
                 changed |= {n: weights[n] for n in (name, norm.folded_bias)}
-        return causal.unfolded(norms, changed, fit.moments)
+        tensors = causal.unfolded(norms, changed, fit.moments)
+        return {name: value.cpu() for name, value in tensors.items()}

@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from edgeprune.calibration import batches, images, input_spec, load, preprocess_image
+from edgeprune.calibration import batches, images, input_spec, load, preprocess_image, splits
 from edgeprune.calibration.arrays import Array, read_npz
 from edgeprune.calibration.assemble import CANDIDATES, LEAST_PER_CLASS, MOST_PER_CLASS, enough_per_class
 from edgeprune.calibration.description import describe
@@ -209,11 +209,12 @@ def test_per_class_and_limit_are_kept() -> None:
     )
     calibration, validation, evaluation = (parts[split] for split in Split)
     assert Counter(sample.label for sample in calibration) == {0: 8, 1: 8, 2: 3}
-    assert len(validation) == len(calibration)
+    assert len(validation) == 64 - len(calibration), "all that calibration has no use for"
     assert len(evaluation) == 7
 
 
-def test_validation_gets_what_calibration_has_no_use_for() -> None:
+def test_validation_gets_what_calibration_has_no_use_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splits, "ENOUGH_VALIDATION", 26)
     pool, evaluation = samples_of([0] * 50 + [1] * 50), samples_of([0, 1], "e")
 
     def sizes(per_class: int = 20, validation_share: float = 0.2) -> list[int]:
@@ -224,6 +225,7 @@ def test_validation_gets_what_calibration_has_no_use_for() -> None:
         return [len(parts[split]) for split in Split]
 
     assert sizes() == [32, 32, 2], "as many as for calibration, where there are more images"
+    assert sizes(per_class=10) == [16, 26, 2], "or as many as are enough"
     assert sizes(per_class=45) == [72, 28, 2], "all that are left"
     assert sizes(per_class=60) == [80, 20, 2]
     assert sizes(validation_share=0) == [40, 0, 2], "none, where none were wanted"
@@ -285,7 +287,7 @@ def test_a_large_folder_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("edgeprune.calibration.assemble.digest_file", digest)
     data = load(str(root), calibration_per_class=2)
     assert len(read) == 2 * 2 * CANDIDATES + 2
-    assert [len(data.samples[split]) for split in Split] == [3, 3, 2]
+    assert [len(data.samples[split]) for split in Split] == [3, 2 * 2 * CANDIDATES - 3, 2]
 
 
 # --- sources ----------------------------------------------------------------------------------------
@@ -685,8 +687,8 @@ def test_shipped_descriptions_are_right(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "counts", "shape"),
     [
-        ("cifar10_shared", [800, 800, 4000], (3, 32, 32)),
-        ("cifar10_shared_own_std", [800, 800, 4000], (3, 32, 32)),
+        ("cifar10_shared", [800, 2000, 4000], (3, 32, 32)),
+        ("cifar10_shared_own_std", [800, 2000, 4000], (3, 32, 32)),
         ("imagenet_shared", [400, 100, 1000], (3, 224, 224)),
         ("imagenet_shared_rotated", [400, 100, 1000], (3, 224, 224)),
     ],

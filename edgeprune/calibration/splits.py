@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from edgeprune.errors import DataError
 from edgeprune.records import Sample, Split
 
+ENOUGH_VALIDATION = 2_000
+"""Validation images beyond which more would say little more, where calibration has no use for them."""
 EVALUATION_SHARE = 0.5
 """What is set aside for evaluation where nobody says which images are for that."""
 
@@ -23,7 +25,8 @@ class Shares:
     per_class: int | None
     """At most, for calibration and the share of validation."""
     validation_share: float
-    """Of these, in [0, 1); images beyond `per_class` go there too, until it is as large as calibration."""
+    """Of these, in [0, 1); images beyond `per_class` go there too, until it is as large as calibration, or
+    `ENOUGH_VALIDATION`."""
     evaluation_limit: int | None
     seed: int
 
@@ -53,7 +56,7 @@ def divide(
     kept, spare = _at_most(_spread(pool, shares.seed), shares.per_class)
     chosen = _spread(kept, shares.seed)
     cut = _part(len(chosen), shares.validation_share)
-    more = spare[: max(0, len(chosen) - 2 * cut)] if cut else []
+    more = spare[: max(0, len(chosen) - 2 * cut, ENOUGH_VALIDATION - cut)] if cut else []
     parts = {
         Split.CALIBRATION: tuple(chosen[cut:]),
         Split.VALIDATION: tuple(_spread(chosen[:cut] + more, shares.seed)),

@@ -15,7 +15,7 @@ from edgeprune.pipeline import finding
 from edgeprune.pipeline.descent import Descent, Point
 from edgeprune.pipeline.finding import Search, net_removal
 from edgeprune.pipeline.options import Images, Labelled, PruneOptions
-from edgeprune.pipeline.pruning import analyse, make_study
+from edgeprune.pipeline.pruning import analyse, make_study, too_few_to_vouch
 from edgeprune.pipeline.study import Study
 from edgeprune.records import InputSpec, Interval
 
@@ -139,6 +139,27 @@ def test_a_search_goes_on_from_its_steps(study):
     finished = again.toward(point, {"latency": 0.6})
     assert finished is not None
     assert finished.costs["latency"] == pytest.approx(whole.costs["latency"], abs=0.05)
+
+
+def test_too_few_images_to_vouch_for_a_limit_are_told(study):
+    images = len(study.images.validation.labels)
+    assert tasks.enough_for(0.5) < images < tasks.enough_for(0.01) == 328
+    for limit, told in ((0.5, False), (0.01, True), (None, False)):
+        limited = Study(
+            study.traced, study.coupling, study.images, replace(study.options, max_accuracy_drop=limit),
+            study.program, study.kept,
+        )  # fmt: skip
+        notes = too_few_to_vouch(limited)
+        assert bool(notes) == told
+        assert not told or f"{images} validation images" in notes[0]
+
+
+def test_a_drop_that_enough_images_show_is_vouched_for():
+    right, task = np.zeros(tasks.enough_for(0.02), dtype=np.int64), tasks.Classification()
+    worse = right.copy()
+    worse[: len(right) // 100] = 1
+    assert tasks.surely_within(task, (right, worse), right, 0.021)
+    assert not tasks.surely_within(task, (right, worse), right, 0.015)
 
 
 def test_a_margin_for_few_images():

@@ -143,6 +143,7 @@ def find_units(
         frozen=analysed.coupling.frozen,
         notes=(
             *doubts(study),
+            *too_few_to_vouch(study),
             *nothing_removed(walked.removed, walked.steps),
             *coupling_notes(analysed.coupling),
         ),
@@ -265,6 +266,19 @@ def doubts(study: Study) -> tuple[str, ...]:
     return (
         f"the dense network gets {right} of {len(labels)} calibration images right, no more than it would by "
         "always naming one class: check mean, std, color, size and the order of the labels.",
+    )
+
+
+def too_few_to_vouch(study: Study) -> tuple[str, ...]:
+    """That a limit on accuracy asks for more validation images than there are."""
+    limit, validation = study.options.max_accuracy_drop, study.images.validation
+    if limit is None or validation is None or len(validation.labels) >= tasks.enough_for(limit):
+        return ()
+    given, wanted = len(validation.labels), tasks.enough_for(limit)
+    return (
+        f"{given} validation images are too few to vouch for a drop of {100 * limit:g} points, so next to nothing "
+        f"may go wrong in them; give {wanted} or more: images that calibration has no use for, or a larger "
+        "calibration.validation_share.",
     )
 
 

@@ -24,7 +24,7 @@ from edgeprune.tasks.detection import Detection
 from edgeprune.tasks.moving import moved
 from edgeprune.tasks.ordering import other_order
 from edgeprune.tasks.own import Own
-from edgeprune.tasks.resampling import draw, surely_within
+from edgeprune.tasks.resampling import draw, enough_for, surely_within
 from edgeprune.tasks.sauce import sauce, sauce_interval, sauce_of_draws
 from edgeprune.tasks.segmentation import Segmentation
 from edgeprune.tasks.task import Kept, Task
@@ -39,6 +39,7 @@ __all__ = [
     "accuracy",
     "accuracy_change",
     "draw",
+    "enough_for",
     "moved",
     "other_order",
     "probabilities",

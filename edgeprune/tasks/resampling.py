@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import numpy as np
 from scipy import stats
 
@@ -39,6 +41,14 @@ def compared(drop: Interval, fall: Doubles, metric: str) -> AccuracyChange:
         test="Wilcoxon signed-rank",
         metric=metric,
     )
+
+
+def enough_for(limit: float) -> int:
+    """Images that can vouch for half of a limit: the margin is as much as the other half, or more with fewer.
+
+    A drop d of a share of right answers has a standard error of at least sqrt(d / images).
+    """
+    return ceil(2 * MARGIN**2 / limit) if limit > 0 else 0
 
 
 def surely_within(task: Task, pair: tuple[Kept, Kept], truth: Kept, limit: float) -> bool:

@@ -276,9 +276,9 @@ def too_few_to_vouch(study: Study) -> tuple[str, ...]:
         return ()
     given, wanted = len(validation.labels), tasks.enough_for(limit)
     return (
-        f"{given} validation images are too few to vouch for a drop of {100 * limit:g} points, so next to nothing "
-        f"may go wrong in them; give {wanted} or more: images that calibration has no use for, or a larger "
-        "calibration.validation_share.",
+        f"{given} validation images are too few to vouch for a drop of {100 * limit:g} points, so next to "
+        f"nothing may go wrong in them; give {wanted} or more: images that calibration has no use for, or a "
+        "larger calibration.validation_share.",
     )
 
 

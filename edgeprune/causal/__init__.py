@@ -2,7 +2,7 @@
 
 evaluation.py one intervention, shard by shard
 verdict.py   scores under an intervention -> critical, neutral or detrimental
-program.py   the traced network compiled, BatchNorm folded (fold.py)
+program.py   the traced network compiled, BatchNorm folded (fold.py), ops by faster kernels (kernels.py)
 replay.py    runs the traced network under interventions, recomputing only what changes
 delta.py     the first layer behind the cut, corrected instead of run again
 ordered.py   blocks of units of all layers in one global order, with group tests

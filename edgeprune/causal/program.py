@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from edgeprune.causal.fold import CONVOLUTIONS, Folded, attribute, folded
+from edgeprune.causal.kernels import KERNELS
 
 Value = Any  # a tensor, a size or a tuple of them: what a graph node gives
 Values = dict[fx.Node, Value]
@@ -171,8 +172,8 @@ def _compile(graph: fx.GraphModule) -> list[Op]:
 
 
 def _op(node: fx.Node, dies: Sequence[fx.Node], place: Mapping[fx.Node, int]) -> Op:
-    function = aten.reshape.default if node.target is aten.view.default else node.target
-    assert callable(function)  # above: a view may not suit the strides that a faster memory format leaves
+    function = KERNELS.get(node.target, node.target)
+    assert callable(function)
     in_place, source = function, -1
     for read in node.all_input_nodes:
         if node.target in IN_PLACE and read in dies and read.target in FRESH:

@@ -17,13 +17,14 @@ from edgeprune.causal.ordered import OrderedWalk, joined
 from edgeprune.causal.program import Program, Values
 from edgeprune.causal.replay import Replay, zeroed
 from edgeprune.causal.verdict import Choice, Judge, make_judge, welch_z
-from edgeprune.causal.walk import Rules, Walker, aligned_step, walk
+from edgeprune.causal.walk import Forecast, Rules, Walker, aligned_step, walk
 
 __all__ = [
     "Alone",
     "Choice",
     "Crew",
     "Examiner",
+    "Forecast",
     "Judge",
     "OrderedWalk",
     "Program",

@@ -8,17 +8,19 @@ input every time: values are large near the input, where little has to be comput
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from edgeprune.causal.delta import Reader
 from edgeprune.causal.program import Program, Values, Weights, weights_of
 from edgeprune.memory import Allowance, total_bytes
-from edgeprune.records import ChannelGroup, Ints
+from edgeprune.records import ChannelGroup, Doubles, Ints
 
 
 @dataclass(slots=True, eq=False)
@@ -133,6 +135,42 @@ class Replay:
             return reader.without(values, output, self._weights, channels)
 
         return self._program.each(corrected, zip(alive, self._read[shard], strict=True))
+
+    def changes(
+        self, shard: int, group: ChannelGroup, scores: Callable[[Tensor, slice], Tensor], weights: Weights
+    ) -> Doubles:
+        """By how much the removal of each unit changes the sum of a shard's scores, to first order.
+
+        Removing a unit takes its weights w wherever a layer sums over it: Σ -w · ∂scores/∂w over those. One
+        run back tells it of all units of the group entered last.
+
+        Args:
+            shard: Number of the shard.
+            group: The group.
+            scores: Scores of some of the shard's images, differentiable, from the network's output for them.
+            weights: Of the network that is looked at.
+        """
+        names = list(dict.fromkeys(slot.parameter for slot in group.slots if slot.consumer))
+
+        def slopes(part: tuple[Piece, slice]) -> dict[str, Tensor]:
+            piece, images = part
+            return self._program.slopes(
+                piece.values,
+                lambda outputs: scores(outputs, images).sum(),
+                weights=weights,
+                names=names,
+                start=piece.place,
+            )
+
+        pieces = self._pieces[shard]
+        ends = np.cumsum([len(piece.images[self._program.input]) for piece in pieces]).tolist()
+        stretches = [slice(start, end) for start, end in pairwise([0, *ends])]
+        total = np.zeros(group.units)
+        for found in self._program.each(slopes, list(zip(pieces, stretches, strict=True))):
+            for slot in (slot for slot in group.slots if slot.consumer):
+                shares = (weights[slot.parameter] * found[slot.parameter]).double().movedim(slot.axis, 0)
+                total -= shares.flatten(1).sum(1).numpy()[slot.indices].sum(axis=1)
+        return total
 
     def full(self, inputs: Tensor) -> Tensor:
         """Logits of any images under the current network, shape (N, K)."""

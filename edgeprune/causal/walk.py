@@ -35,6 +35,8 @@ FIRST_WAITING = 4
 """Sets that wait, at most, for the first test together."""
 
 Removed = Mapping[str, tuple[int, ...]]
+Forecast = Callable[[], Doubles | None]
+"""What a forecast made at some time says; asked for when it is needed first."""
 
 
 class Network(Protocol):
@@ -74,6 +76,9 @@ class Walker:
         order: Units of a group that are still there, in the order of testing (ascending magnitude).
         within: Whether a set of removed units is still within the limits on size (`--max-param-ratio`).
         accepts: Whether the current network keeps the accuracy limit; asked after each group.
+        foretell: Makes a forecast for the current network: by how much the removal of each unit of a group
+            should change the mean score of each shard, shape (units, shards); None where that is not known.
+            It decides which classes are asked first.
         on_step: Called after each intervention with the step, and the units settled so far: it never falls.
         crew: Who evaluates the shards.
     """
@@ -85,6 +90,7 @@ class Walker:
     rules: Rules = field(default_factory=Rules)
     within: Callable[[Removed], bool] = lambda removed: True
     accepts: Callable[[], bool] = lambda: True
+    foretell: Callable[[ChannelGroup], Forecast] = lambda group: lambda: None
     on_step: Callable[[Step, int], None] = lambda step, settled: None
     crew: Crew = field(default_factory=Alone)
 
@@ -148,6 +154,8 @@ class _Run:
     settled: int = 0
     moved: bool = False
     """Whether the network has changed since the reference was computed."""
+    forecast: Forecast = lambda: None
+    """Of the group that is visited."""
     together: int = FIRST_WAITING
     """Sets that may wait for a test together."""
     next: Step | None = None
@@ -159,6 +167,7 @@ class _Run:
         """Test the units of a group; False when the limit on size left some of them untested."""
         order, most = list(self.walker.order(group)), self.walker.rules.group_test
         visit = _Visit(group, Schedule(order, most), {0: _untouched(group)})
+        self.forecast = self.walker.foretell(group)
         while True:
             waiting, schedule = visit.waiting, visit.schedule
             left = len(order) - 1 - len(visit.taken)
@@ -326,7 +335,9 @@ class _Run:
             return self.examiner.everything().examine(scores)
         self._refer_()
         self.examiner.know_(lambda shard: self.walker.scores(shard, group, ()))
-        return self.examiner.examine(scores, share=share)
+        effects = self.forecast() if self.walker.rules.reference == "dense" else None
+        expected = None if effects is None else effects[list(units)].sum(axis=0)
+        return self.examiner.examine(scores, share=share, expected=expected)
 
     def _order_classes(self, step: Step, z: Doubles | None) -> None:
         """Which classes the examiner asks first from now on."""

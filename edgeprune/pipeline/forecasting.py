@@ -1,7 +1,8 @@
 """What the removal of each unit should do to the scores of each class, to first order: one run back for all.
 
-On MobileNetV2 the forecasts agree with what happens (the median correlation over classes is 0.85 to 1.00,
-group by group), and the class that refuses a unit is mostly the one that they name first.
+On MobileNetV2 forecasts and effects go together (over classes, the correlation of the median unit is 0.85 to
+1.00, in five groups). A refusal took 13 to 16 images there in their order (27 in one group), 12 to 14 in the
+best one, and 16 to 50 where the classes nearest to their limits came first.
 """
 
 from __future__ import annotations

@@ -337,7 +337,8 @@ class _Run:
             return self.examiner.everything().examine(scores)
         self._refer_()
         self.examiner.know_(lambda shard: self.walker.scores(shard, group, ()))
-        effects = self.forecast() if self.walker.rules.reference == "dense" else None
+        rules = self.walker.rules
+        effects = self.forecast() if rules.early_exit and rules.reference == "dense" else None
         expected = None if effects is None else effects[list(units)].sum(axis=0)
         return self.examiner.examine(scores, share=share, expected=expected)
 

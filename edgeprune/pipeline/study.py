@@ -31,6 +31,8 @@ COPIES = 2
 """Of the calibration images, that the walk and the least squares make."""
 NETWORKS = 2
 """That run side by side, dense and current."""
+KEPT_FOR_SLOPES = 2
+"""Activations that a run back keeps: of each layer before and after what could work in place."""
 NOT_MEASURED = compensate.Measured({}, {})
 
 
@@ -119,8 +121,13 @@ class Study:
         """Memory that the analysis takes in any case, besides what the process has by now."""
         images, threads = self.images.calibration.images, torch.get_num_threads()
         piece = self.program.piece_images(images[0].nbytes)
-        elements = channels.Activations(self.coupling).peak(self.ledger.sizes)
-        running = NETWORKS * threads * piece * elements * images.itemsize
+        activations = channels.Activations(self.coupling)
+        elements = NETWORKS * activations.peak(self.ledger.sizes)
+        options = self.options
+        if options.method == "c-swap" and options.early_exit and options.reference == "dense":
+            # forecasts run back
+            elements = max(elements, KEPT_FOR_SLOPES * activations.total(self.ledger.sizes))
+        running = threads * piece * elements * images.itemsize
         fitting = 0.0
         if not self.options.only_zeroes:
             layers = compensate.find_layers(self.program).values()

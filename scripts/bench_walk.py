@@ -111,6 +111,7 @@ def walked(
 
     from edgeprune import causal
     from edgeprune.causal.replay import zeroed
+    from edgeprune.pipeline.forecasting import foretell
     from edgeprune.pipeline.published import unit_order
     from edgeprune.records import Doubles
 
@@ -141,7 +142,14 @@ def walked(
     scores(shards[0], None, ())  # warm-up
     if sample is None or variant.group_test > 1 or sample >= units:
         start, used = time.perf_counter(), time.process_time()
-        walker = causal.Walker(network, scores, study.judge, order, rules)
+        walker = causal.Walker(
+            network,
+            scores,
+            study.judge,
+            order,
+            rules,
+            foretell=lambda group: foretell(study, network, group),
+        )
         steps, _ = causal.walk(walker, groups, shards)
         seconds, used = time.perf_counter() - start, time.process_time() - used
         tried = sum(step.evaluated > 0 for step in steps)

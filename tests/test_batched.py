@@ -270,20 +270,20 @@ class Counted:
     """A network of one group whose scores say how often it changed."""
 
     def __init__(self, size: int) -> None:
-        self.changes, self.runs = 0, list[tuple[int, ...]]()
+        self.version, self.runs = 0, list[tuple[int, ...]]()
         self.group = ChannelGroup(name="g", units=9, slots=())
         self.batched = Batched(self, self.alone, self.several, size)
         self.most = 99
 
     def alone(self, shard: Shard, group: ChannelGroup | None, units: Sequence[int]) -> np.ndarray:
         self.runs.append((shard.number, 1))
-        return np.array([self.changes, *units])
+        return np.array([self.version, *units])
 
     def several(self, shard: Shard, group: ChannelGroup, sets: Sequence[Sequence[int]]) -> list[np.ndarray]:
         if len(sets) > self.most:
             raise torch.OutOfMemoryError("too much")
         self.runs.append((shard.number, len(sets)))
-        return [np.array([self.changes, *units]) for units in sets]
+        return [np.array([self.version, *units]) for units in sets]
 
     def ask(self, shard: int, *units: int) -> list[int]:
         return self.batched.scores(SHARDS[shard], self.group, units).tolist()
@@ -312,7 +312,7 @@ def test_a_change_makes_all_of_it_stale() -> None:
     network = Counted(3)
     network.batched.foresee([(1,), (2,), (3,)], all_shards)
     network.ask(0, 1)
-    network.changes += 1
+    network.version += 1
     assert network.ask(0, 2) == [1, 2]
     assert network.ask(0, 1) == [1, 1]
 
@@ -324,11 +324,11 @@ def test_a_replay_says_when_it_changes(change: str) -> None:
     group = min(c.groups, key=network.position)
     network.enter(group)
     network.remove_(group, (1,))
-    before = network.changes
+    before = network.version
     network.several(0, group, [(0,), (2,)])
-    assert network.changes == before
+    assert network.version == before
     getattr(network, change)(*([group] if change == "enter" else [group, (1,)]))
-    assert network.changes > before
+    assert network.version > before
 
 
 def test_what_is_decided_is_not_evaluated_further() -> None:

@@ -142,3 +142,5 @@ def test_activations_alive_at_once():
     assert activations.peak(widths) == 16 * 64 + 16 * 16
     assert activations.peak({**widths, "stem.weight": 5}) == 5 * 64 + 16 * 16
     assert activations.peak({**widths, "inner.weight": 3}) == 16 * 64 + 64, "the image and the first layer"
+    rest = 64 + 16 * 16 + 16 + 3  # the image, the second layer, the mean and the head
+    assert activations.total(widths) == 2 * 16 * 64 + rest, "the first layer before and after its norm"

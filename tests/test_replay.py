@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from causal_nets import NETWORKS, Case, case
@@ -10,11 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgeprune.causal import Replay
+from edgeprune.causal import Replay, zeroed
 from edgeprune.causal.delta import Reader
 from edgeprune.causal.fold import NORM, folded
 from edgeprune.causal.program import Program
 from edgeprune.channels import couple, masked, trace
+from edgeprune.memory import Allowance
 from edgeprune.records import ChannelGroup, InputSpec
 
 NAMES = sorted(NETWORKS)
@@ -66,6 +68,31 @@ def test_any_walk_gives_what_the_masked_network_gives(name: str, delta: bool, da
         assert network.removed == removed
         torch.testing.assert_close(everything(network), expected(c, removed, c.images[:30]), **CLOSE)
     torch.testing.assert_close(network.full(c.images[30:]), expected(c, removed, c.images[30:]), **CLOSE)
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_what_removing_units_changes_to_first_order_is_the_slope_of_masking_them_a_little(
+    name: str, memory: int | None
+) -> None:
+    c, little = case(name), 1e-5
+    parts = [c.images[shard] for shard in SHARDS]
+    network = Replay(Program(c.graph), c.groups, parts, allowance=Allowance(memory))
+    for group in in_order(network, c):
+        network.enter(group)
+        network.remove_(group, [1])
+        found = network.changes(1, group, lambda outputs, images: outputs.softmax(1)[:, 0], network.weights)
+        before = dict(network.weights)
+        for unit in range(group.units):
+            sums = []
+            for sign in (1, -1):
+                gone = zeroed(before, group, [unit])
+                network.weights.update({n: torch.lerp(before[n], w, sign * little) for n, w in gone.items()})
+                sums.append(float(network.outputs(1).softmax(1)[:, 0].sum()))
+                network.weights.update(before)
+            assert found[unit] == pytest.approx((sums[0] - sums[1]) / (2 * little), rel=1e-5, abs=1e-8)
+        assert found[1] == 0, "it is gone already"
+        assert np.ptp(found) > 0
 
 
 def test_an_intervention_leaves_nothing_behind() -> None:

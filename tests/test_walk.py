@@ -59,11 +59,12 @@ OPTIONS: list[Options] = [
     {"delta": True},
     {"at_once": 3},
     {"memory": 3_000},
-    {"delta": True, "at_once": 2, "memory": 3_000},
+    {"foretold": True},
+    {"delta": True, "at_once": 2, "memory": 3_000, "foretold": True},
     {"batch": 4},
     {"batch": 3, "reference": "current", "at_once": 2, "memory": 3_000},
 ]
-"""Away from the defaults: each alone, all together; of the last six `reference` alone may change anything."""
+"""Away from the defaults: each alone, all together; of the last seven only `reference` may change anything."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ class Walked:
     """Bytes for values at the cut."""
     batch: int = 1
     """Interventions in one run."""
+    foretold: bool = False
+    """Whether forecasts decide which classes are asked first."""
     settled: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -124,11 +127,26 @@ class Walked:
             judge,
             c.order,
             replace(self.rules, reference=self.reference),
+            foretell=self.foretell if self.foretold else lambda group: lambda: None,
             on_step=lambda step, settled: self.settled.append(settled),
             foresee=self.batched.foresee,
             crew=Several(self.at_once),
         )
+        self.shards = shards
         self.steps, self.stopped = walk(walker, c.groups, shards, self.recorded)
+
+    def foretell(self, group: ChannelGroup) -> Callable[[], np.ndarray]:
+        weights = dict(self.network.weights)
+
+        def changes(shard: Shard) -> np.ndarray:
+            labels = torch.from_numpy(self.labels[shard.images])
+
+            def scores(outputs: torch.Tensor, images: slice) -> torch.Tensor:
+                return outputs.softmax(1).gather(1, labels[images, None])
+
+            return self.network.changes(shard.number, group, scores, weights) / len(labels)
+
+        return lambda: np.stack([changes(shard) for shard in self.shards], axis=1)
 
     def scores(self, shard: Shard, group: ChannelGroup | None, units: Sequence[int]) -> np.ndarray:
         return self.right(shard, self.network.outputs(shard.number, group, units))
@@ -211,11 +229,12 @@ def test_all_three_findings_occur(name: str) -> None:
     assert found == set(Finding)
 
 
+@pytest.mark.parametrize("foretold", [False, True])
 @pytest.mark.parametrize("alpha", [0.05, 0.25])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_early_exit_is_sure(name: str, alpha: float) -> None:
+def test_the_early_exit_is_sure(name: str, alpha: float, foretold: bool) -> None:
     plain = Walked(case(name), PLAIN, alpha)
-    early = Walked(case(name), replace(PLAIN, early_exit=True), alpha)
+    early = Walked(case(name), replace(PLAIN, early_exit=True), alpha, foretold=foretold)
     assert [(s.group, s.units, s.finding) for s in early.steps] == [
         (s.group, s.units, s.finding) for s in plain.steps
     ]
@@ -312,9 +331,11 @@ class Additive:
     copies: int = 1
     batch: int = 1
     """Interventions in one run."""
+    foretold: float | None = None
+    """The forecast in true changes: 1 is right, -1 upside down, None says nothing."""
 
     def __post_init__(self) -> None:
-        self.changes = self.runs = 0
+        self.version = self.runs = 0
         self.settled: list[int] = []
         self.gone: dict[str, list[int]] = {name: [] for name in self.damage}
         self.asked: list[dict[str, tuple[int, ...]]] = []
@@ -337,17 +358,17 @@ class Additive:
         return list(self.damage).index(group.name)
 
     def enter(self, group: ChannelGroup) -> None:
-        self.changes += 1
+        self.version += 1
 
     def remove_(self, group: ChannelGroup, units: Sequence[int]) -> None:
         assert not set(units) & set(self.gone[group.name])
         self.gone[group.name] += units
-        self.changes += 1
+        self.version += 1
         assert self.worst_slack() >= 0
 
     def restore_(self, group: ChannelGroup, units: Sequence[int]) -> None:
         self.gone[group.name] = [u for u in self.gone[group.name] if u not in units]
-        self.changes += 1
+        self.version += 1
 
     def several(self, shard: Shard, group: ChannelGroup, sets: Sequence[Sequence[int]]) -> list[np.ndarray]:
         found = [self.scores(shard, group, units) for units in sets]
@@ -360,6 +381,10 @@ class Additive:
         fall = sum((self.damage[name][u] for name, us in taken.items() for u in us), np.zeros(self.classes))
         (number,) = shard.classes
         return self.judge.dense[shard.scores] - fall[number]
+
+    def foretell(self, group: ChannelGroup) -> Callable[[], np.ndarray | None]:
+        factor = self.foretold
+        return lambda: None if factor is None else -factor * self.damage[group.name]
 
     def worst_slack(self) -> float:
         z = [self.judge.z(s.classes[0], self.scores(s, None, ())) for s in self.shards]
@@ -379,6 +404,7 @@ class Additive:
             self.rules,
             within=self.within,
             accepts=self.ask,
+            foretell=self.foretell,
             on_step=lambda step, settled: self.settled.append(settled),
             foresee=batched.foresee,
         )
@@ -403,6 +429,7 @@ rules = st.builds(
     align=st.sampled_from([1, 2, 8]),
     first_look=st.sampled_from([1 / 8, 1 / 2]),
 )
+foretold = st.sampled_from([None, 1.0, -1.0])
 falls = st.sampled_from([-0.02, 0.0, 0.01, 0.03, 0.2])
 damage = st.sampled_from([CLASSES, MANY]).flatmap(
     lambda classes: st.lists(
@@ -411,15 +438,15 @@ damage = st.sampled_from([CLASSES, MANY]).flatmap(
 )
 
 
-@given(damage, rules, st.data())
+@given(damage, rules, foretold, st.data())
 @settings(deadline=None, max_examples=60)
 def test_cut_and_resumed_equals_undisturbed(
-    damage: dict[str, np.ndarray], rules: Rules, data: st.DataObject
+    damage: dict[str, np.ndarray], rules: Rules, foretold: float | None, data: st.DataObject
 ) -> None:
-    whole = Additive(damage, rules)
+    whole = Additive(damage, rules, foretold=foretold)
     steps, stopped = whole.run()
     cut = data.draw(st.integers(0, len(steps)))
-    rest = Additive(damage, rules)
+    rest = Additive(damage, rules, foretold=foretold)
     assert rest.run(steps[:cut]) == (steps, stopped)
     assert rest.gone == whole.gone
     assert whole.worst_slack() >= 0
@@ -434,10 +461,12 @@ def test_progress_never_goes_back(damage: dict[str, np.ndarray], rules: Rules) -
     assert max(network.settled) <= sum(map(len, damage.values()))
 
 
-@given(damage, rules)
+@given(damage, rules, foretold)
 @settings(deadline=None, max_examples=60)
-def test_every_unit_is_settled_and_one_stays(damage: dict[str, np.ndarray], rules: Rules) -> None:
-    network = Additive(damage, rules)
+def test_every_unit_is_settled_and_one_stays(
+    damage: dict[str, np.ndarray], rules: Rules, foretold: float | None
+) -> None:
+    network = Additive(damage, rules, foretold=foretold)
     steps, _ = network.run()
     for name, units in damage.items():
         decided = [s for s in steps if s.group == name and (s.removed or len(s.units) == 1)]
@@ -462,8 +491,10 @@ def every_other(units: int) -> np.ndarray:
     return damage
 
 
-def evaluated(damage: np.ndarray, first_look: float) -> tuple[int, dict[str, list[int]]]:
-    network = Additive({"g": damage}, Rules(align=1, first_look=first_look))
+def evaluated(
+    damage: np.ndarray, first_look: float, foretold: float | None = None
+) -> tuple[int, dict[str, list[int]]]:
+    network = Additive({"g": damage}, Rules(align=1, first_look=first_look), foretold=foretold)
     steps, _ = network.run()
     return sum(step.evaluated for step in steps), network.gone
 
@@ -486,6 +517,25 @@ def test_what_a_first_look_missed_is_found_together_and_tried_again() -> None:
     assert all(step.worst_class == MANY - 1 for step in refused)
     last = {unit: step.removed for step in steps for unit in step.units}
     assert [unit for unit, removed in last.items() if not removed] == [1, 6]
+
+
+def test_a_forecast_saves_images_and_changes_nothing() -> None:
+    looking, gone = evaluated(every_other(40), 1 / 3)
+    foretold, gone_foretold = evaluated(every_other(40), 1 / 3, foretold=1.0)
+    misled, gone_misled = evaluated(every_other(40), 1 / 3, foretold=-1.0)
+    assert gone == gone_foretold == gone_misled
+    assert foretold < 0.8 * looking
+    assert misled > looking
+
+
+def test_a_refusal_that_is_foretold_takes_one_class() -> None:
+    damage = np.zeros((6, MANY))
+    damage[:, MANY - 1] = 0.5
+    network = Additive({"g": damage}, Rules(align=1), foretold=1.0)
+    steps, _ = network.run()
+    assert [(s.finding, s.worst_class, s.evaluated) for s in steps] == 6 * [
+        (Finding.CRITICAL, MANY - 1, IMAGES)
+    ]
 
 
 def test_group_tests_grow_and_halve_until_the_culprit_is_found() -> None:

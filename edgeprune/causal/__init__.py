@@ -2,7 +2,7 @@
 
 evaluation.py one intervention, shard by shard
 verdict.py   scores under an intervention -> critical, neutral or detrimental
-program.py   the traced network compiled, BatchNorm folded (fold.py)
+program.py   the traced network compiled, BatchNorm folded (fold.py), ops by faster kernels (kernels.py)
 replay.py    runs the traced network under interventions, recomputing only what changes
 delta.py     the first layer behind the cut, corrected instead of run again
 masks.py     several interventions in one run, with layout.py: where the images lie in a value
@@ -20,7 +20,7 @@ from edgeprune.causal.ordered import OrderedWalk, joined
 from edgeprune.causal.program import Program, Values
 from edgeprune.causal.replay import Replay, zeroed
 from edgeprune.causal.verdict import Choice, Judge, make_judge, welch_z
-from edgeprune.causal.walk import Rules, Walker, aligned_step, walk
+from edgeprune.causal.walk import Forecast, Rules, Walker, aligned_step, walk
 
 __all__ = [
     "Alone",
@@ -28,6 +28,7 @@ __all__ = [
     "Choice",
     "Crew",
     "Examiner",
+    "Forecast",
     "Judge",
     "OrderedWalk",
     "Program",

@@ -34,7 +34,7 @@ Examine = Callable[[Callable[[Shard], Doubles]], object]
 
 class Network(Protocol):
     @property
-    def changes(self) -> int: ...
+    def version(self) -> int: ...
 
 
 class _Unknown(Exception):  # noqa: N818  # says what is the matter; never leaves this file
@@ -73,8 +73,8 @@ class Batched:
         """Scores of one shard's images, with units of a group taken out as well."""
         if group is None or not units:
             return self.alone(shard, group, units)
-        if self._seen != self.network.changes:
-            self._seen = self.network.changes
+        if self._seen != self.network.version:
+            self._seen = self.network.version
             self._found.clear()
         asked = tuple(units)
         if shard.number not in self._found.get(asked, {}):

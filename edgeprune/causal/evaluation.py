@@ -15,6 +15,10 @@ MIN_SHARD = 8
 """Images that one evaluation runs together at least."""
 FEWEST_SHARDS = 2
 """That a part of the images must come to, so that it is looked at alone."""
+FORETOLD = 1
+"""Shards of a first look where it is foretold which of them lose most."""
+FEWEST_FORETOLD = 4
+"""Shards below which such a look would save nothing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +91,10 @@ class Crew(Protocol):
 
     @property
     def at_once(self) -> int: ...
-    def gather(self, scores: Callable[[Shard], Doubles], shards: Sequence[Shard]) -> list[Doubles]: ...
+    def gather(
+        self, scores: Callable[[Shard], Doubles], shards: Sequence[Shard], *, width: int | None = None
+    ) -> list[Doubles]:
+        """What a function gives for each shard: so many numbers, or one for each of its scores."""
 
 
 class Alone:
@@ -95,7 +102,9 @@ class Alone:
 
     at_once = 1
 
-    def gather(self, scores: Callable[[Shard], Doubles], shards: Sequence[Shard]) -> list[Doubles]:
+    def gather(
+        self, scores: Callable[[Shard], Doubles], shards: Sequence[Shard], *, width: int | None = None
+    ) -> list[Doubles]:
         return [scores(shard) for shard in shards]
 
 
@@ -121,17 +130,23 @@ class Examiner:
     """Classes that refused since the network changed last, and are asked first."""
     _whole: bool = field(init=False)
     """Whether each class is in one shard."""
+    _slack: Doubles = field(init=False)
+    """How near each class is to its limit in the current network (-1), where that is known."""
 
     def __post_init__(self) -> None:
         self._order = list(self.shards)
+        self._slack = np.zeros(self.judge.tests)
         self._whole = sum(len(shard.classes) for shard in self.shards) <= len(self.judge.classes)
 
-    def examine(self, scores: Callable[[Shard], Doubles], *, share: float = 1.0) -> Outcome:
+    def examine(
+        self, scores: Callable[[Shard], Doubles], *, share: float = 1.0, expected: Doubles | None = None
+    ) -> Outcome:
         """The outcome of an intervention that gives these scores.
 
         Args:
             scores: Scores of one shard.
             share: Of the images, how many to look at: whole shards. Below 1, only a refusal is sure.
+            expected: By how much the mean score of each shard should change, where that is foretold.
         """
         judge = self.judge
         z = np.full(judge.tests, np.nan)
@@ -139,7 +154,7 @@ class Examiner:
         waiting = [len(test_class.places) for test_class in judge.classes]
         effects, looked_at, evaluated = 0.0, 0, 0
         finding = Finding.NEUTRAL
-        for shard, found in self._each(scores, self._first(share)):
+        for shard, found in self._each(scores, self._first(share, expected)):
             places = np.arange(shard.scores.start, shard.scores.stop)
             changed[shard.scores] = found
             effects += judge.effect(places, found) * len(places)
@@ -171,15 +186,30 @@ class Examiner:
         """All scores, in their order."""
         return np.concatenate(self.crew.gather(scores, self.shards))
 
-    def _first(self, share: float) -> Sequence[Shard]:
-        """The first shards with this share of the images.
+    def _first(self, share: float, expected: Doubles | None) -> Sequence[Shard]:
+        """The first shards with this share of the images, or those that are foretold to lose most.
 
         All of them where a class is in several, and where so few shards would save nothing.
         """
-        if share * len(self._order) < FEWEST_SHARDS or share >= 1 or not self._whole:
-            return self._order
-        sizes = np.cumsum([shard.images.stop - shard.images.start for shard in self._order])
-        return self._order[: int(np.searchsorted(sizes, share * sizes[-1])) + 1]
+        order = self._order if expected is None else self._foretold(expected)
+        if share >= 1 or not self._whole:
+            return order
+        if expected is not None:
+            return order[:FORETOLD] if len(order) >= FEWEST_FORETOLD else order
+        if share * len(order) < FEWEST_SHARDS:
+            return order
+        sizes = np.cumsum([shard.images.stop - shard.images.start for shard in order])
+        return order[: int(np.searchsorted(sizes, share * sizes[-1])) + 1]
+
+    def _foretold(self, expected: Doubles) -> list[Shard]:
+        """The shards in the order of how near their classes should come to their limits, or pass them."""
+        tolerance = self.judge.tolerance
+
+        def slack(shard: Shard) -> float:
+            own = list(shard.classes)
+            return float(min(self._slack[own] + expected[shard.number] / tolerance[own]))
+
+        return sorted(self.shards, key=slack)
 
     def _each(
         self, scores: Callable[[Shard], Doubles], order: Sequence[Shard]
@@ -223,8 +253,8 @@ class Examiner:
         A refusal of one unit of MobileNetV2 took 24 images this way, 35 where the class that came out worst
         last came first, and 13 in the best of all orders.
         """
-        slack = z / self.judge.quantiles
-        self._order = sorted(self.shards, key=lambda shard: float(min(slack[list(shard.classes)])))
+        self._slack = z / self.judge.quantiles
+        self._order = sorted(self.shards, key=lambda shard: float(min(self._slack[list(shard.classes)])))
         for number in self._blamed:
             self.put_first_(number)
         self.sorted = True

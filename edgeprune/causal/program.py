@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from edgeprune.causal.fold import CONVOLUTIONS, Folded, attribute, folded
+from edgeprune.causal.kernels import KERNELS
 
 Value = Any  # a tensor, a size or a tuple of them: what a graph node gives
 Values = dict[fx.Node, Value]
@@ -158,17 +159,43 @@ class Program:
     @torch.inference_mode()
     def run_(self, values: Values, *, weights: Weights, start: int, stop: int) -> None:
         """Compute the values of these ops for one piece, on the thread that asks."""
+        self._run_(values, weights=weights, start=start, stop=stop)
 
+    def _run_(
+        self, values: Values, *, weights: Weights, start: int, stop: int, in_place: bool = True
+    ) -> None:
         def read(node: fx.Node) -> Value:
             return weights[str(node.target)] if node.op == "get_attr" else values[node]
 
         for op in self.ops[start:stop]:
             args = fx.node.map_arg(op.node.args, read)
             kwargs = fx.node.map_arg(op.node.kwargs, read)
-            function = op.in_place if op.source >= start else op.function
+            function = op.in_place if in_place and op.source >= start else op.function
             values[op.node] = function(*args, **kwargs)
             for node in op.dies:
                 values.pop(node)
+
+    def slopes(
+        self,
+        piece: Values,
+        target: Callable[[Tensor], Tensor],
+        *,
+        weights: Weights,
+        names: Sequence[str],
+        start: int = 0,
+    ) -> dict[str, Tensor]:
+        """∂target/∂weight for the weights of these names; the target is a number made from the outputs.
+
+        Raises:
+            RuntimeError: an op of the network has no derivative.
+        """
+        with torch.enable_grad():
+            leaves = {name: weights[name].detach().clone().requires_grad_() for name in names}
+            # values that were computed without gradients cannot be read by ops that keep them
+            values = {node: v.clone() if isinstance(v, Tensor) else v for node, v in piece.items()}
+            self._run_(values, weights={**weights, **leaves}, start=start, stop=len(self.ops), in_place=False)
+            found = torch.autograd.grad(target(values[self.output]), list(leaves.values()))
+        return dict(zip(names, found, strict=True))
 
 
 @contextmanager
@@ -216,8 +243,8 @@ def _compile(graph: fx.GraphModule) -> list[Op]:
 
 
 def _op(node: fx.Node, dies: Sequence[fx.Node], place: Mapping[fx.Node, int]) -> Op:
-    function = aten.reshape.default if node.target is aten.view.default else node.target
-    assert callable(function)  # above: a view may not suit the strides that a faster memory format leaves
+    function = KERNELS.get(node.target, node.target)
+    assert callable(function)
     in_place, source = function, -1
     for read in node.all_input_nodes:
         if node.target in IN_PLACE and read in dies and read.target in FRESH:

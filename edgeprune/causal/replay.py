@@ -9,10 +9,12 @@ interventions can share a run (masks.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ from edgeprune.causal.delta import Reader
 from edgeprune.causal.masks import Masks, layouts_of
 from edgeprune.causal.program import Program, Values, Weights, weights_of
 from edgeprune.memory import Allowance, total_bytes
-from edgeprune.records import ChannelGroup, Ints
+from edgeprune.records import ChannelGroup, Doubles, Ints
 
 
 @dataclass(slots=True, eq=False)
@@ -67,7 +69,7 @@ class Replay:
         self._groups = {group.name: group for group in groups}
         self._removed: dict[str, set[int]] = {group.name: set() for group in groups}
         self._cut = 0
-        self.changes = 0
+        self.version = 0
         self._layouts = layouts_of(program)
         self._masks: Masks | None = None
         self._pieces = [[Piece(start, start) for start in program.start(images)] for images in shards]
@@ -102,7 +104,7 @@ class Replay:
         self._read.clear()
         self._program.each(partial(self._go_on_, position), pieces)
         self._cut = position
-        self.changes += 1
+        self.version += 1
         self._masks = Masks.find(self._program, group, self._layouts)
         behind = any(piece.place < position for piece in pieces)
         self._reader = Reader.find(self._program, position, group) if self._delta and not behind else None
@@ -159,6 +161,42 @@ class Replay:
 
         return self._program.each(corrected, zip(alive, self._read[shard], strict=True))
 
+    def changes(
+        self, shard: int, group: ChannelGroup, scores: Callable[[Tensor, slice], Tensor], weights: Weights
+    ) -> Doubles:
+        """By how much the removal of each unit changes the sum of a shard's scores, to first order.
+
+        Removing a unit takes its weights w wherever a layer sums over it: Σ -w · ∂scores/∂w over those. One
+        run back tells it of all units of the group entered last.
+
+        Args:
+            shard: Number of the shard.
+            group: The group.
+            scores: Scores of some of the shard's images, differentiable, from the network's output for them.
+            weights: Of the network that is looked at.
+        """
+        names = list(dict.fromkeys(slot.parameter for slot in group.slots if slot.consumer))
+
+        def slopes(part: tuple[Piece, slice]) -> dict[str, Tensor]:
+            piece, images = part
+            return self._program.slopes(
+                piece.values,
+                lambda outputs: scores(outputs, images).sum(),
+                weights=weights,
+                names=names,
+                start=piece.place,
+            )
+
+        pieces = self._pieces[shard]
+        ends = np.cumsum([len(piece.images[self._program.input]) for piece in pieces]).tolist()
+        stretches = [slice(start, end) for start, end in pairwise([0, *ends])]
+        total = np.zeros(group.units)
+        for found in self._program.each(slopes, list(zip(pieces, stretches, strict=True))):
+            for slot in (slot for slot in group.slots if slot.consumer):
+                shares = (weights[slot.parameter] * found[slot.parameter]).double().movedim(slot.axis, 0)
+                total -= shares.flatten(1).sum(1).numpy()[slot.indices].sum(axis=1)
+        return total
+
     def full(self, inputs: Tensor) -> Tensor:
         """Logits of any images under the current network, shape (N, K)."""
         return self._program.logits(self._program.start(inputs), self._weights)
@@ -166,14 +204,14 @@ class Replay:
     def remove_(self, group: ChannelGroup, units: Sequence[int]) -> None:
         """Take units out of the current network."""
         self._read.clear()
-        self.changes += 1
+        self.version += 1
         self._weights.update(self._zeroed(group, units))
         self._removed[group.name].update(units)
 
     def restore_(self, group: ChannelGroup, units: Sequence[int]) -> None:
         """Give units of the group entered last back to the current network."""
         self._read.clear()
-        self.changes += 1
+        self.version += 1
         self._removed[group.name].difference_update(units)
         touched = {slot.parameter for slot in group.slots if slot.consumer}
         self._weights.update({name: self._program.dense[name] for name in touched})

@@ -9,6 +9,8 @@ Ours, with the same invariant (after every removal no class is significantly wor
 * first look: with group tests, a few units are tried on the classes that have least to lose, which suffices
   to refuse them; what passes waits, until all that wait are tested together on every class. If they are
   refused, the later half of them, and the units after those, are tried again;
+* forecast: one run back tells, to first order, what each unit of a group does to each class; the class that
+  should come nearest to its limit is asked first, and is all that a first look takes;
 * sure early exit: images are evaluated class by class, those first that have least to lose; the first class
   that is significantly worse settles the verdict, whatever the others would say;
 * alignment: at the end of a group, units are given back until its width is a multiple of the target's step,
@@ -36,6 +38,8 @@ FIRST_WAITING = 4
 """Sets that wait, at most, for the first test together."""
 
 Removed = Mapping[str, tuple[int, ...]]
+Forecast = Callable[[], Doubles | None]
+"""What a forecast made at some time says; asked for when it is needed first."""
 
 
 class Network(Protocol):
@@ -75,6 +79,9 @@ class Walker:
         order: Units of a group that are still there, in the order of testing (ascending magnitude).
         within: Whether a set of removed units is still within the limits on size (`--max-param-ratio`).
         accepts: Whether the current network keeps the accuracy limit; asked after each group.
+        foretell: Makes a forecast for the current network: by how much the removal of each unit of a group
+            should change the mean score of each shard, shape (units, shards); None where that is not known.
+            It decides which classes are asked first.
         on_step: Called after each intervention with the step, and the units settled so far: it never falls.
         foresee: Told the sets of units that come next as long as all are refused, and who judges them.
         crew: Who evaluates the shards.
@@ -87,6 +94,7 @@ class Walker:
     rules: Rules = field(default_factory=Rules)
     within: Callable[[Removed], bool] = lambda removed: True
     accepts: Callable[[], bool] = lambda: True
+    foretell: Callable[[ChannelGroup], Forecast] = lambda group: lambda: None
     on_step: Callable[[Step, int], None] = lambda step, settled: None
     foresee: Callable[[Iterable[Sequence[int]], Examine], None] = lambda sets, examine: None
     crew: Crew = field(default_factory=Alone)
@@ -151,6 +159,8 @@ class _Run:
     settled: int = 0
     moved: bool = False
     """Whether the network has changed since the reference was computed."""
+    forecast: Forecast = lambda: None
+    """Of the group that is visited."""
     together: int = FIRST_WAITING
     """Sets that may wait for a test together."""
     next: Step | None = None
@@ -162,6 +172,7 @@ class _Run:
         """Test the units of a group; False when the limit on size left some of them untested."""
         order, most = list(self.walker.order(group)), self.walker.rules.group_test
         visit = _Visit(group, Schedule(order, most), {0: _untouched(group)})
+        self.forecast = self.walker.foretell(group)
         while True:
             waiting, schedule = visit.waiting, visit.schedule
             limit = min(len(order) - 1 - len(visit.taken), most) - len(waiting)
@@ -331,7 +342,10 @@ class _Run:
             return self.examiner.everything().examine(scores)
         self._refer_()
         self.examiner.know_(lambda shard: self.walker.scores(shard, group, ()))
-        return self.examiner.examine(scores, share=share)
+        rules = self.walker.rules
+        effects = self.forecast() if rules.early_exit and rules.reference == "dense" else None
+        expected = None if effects is None else effects[list(units)].sum(axis=0)
+        return self.examiner.examine(scores, share=share, expected=expected)
 
     def _order_classes(self, step: Step, z: Doubles | None) -> None:
         """Which classes the examiner asks first from now on."""

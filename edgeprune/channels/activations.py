@@ -59,10 +59,7 @@ class Activations:
 
     def peak(self, widths: Mapping[str, int]) -> float:
         """Elements that are alive at once at most, per image, at these widths of all groups."""
-        sizes = [
-            storage.elements * float(np.prod([form.size(dict(widths)) for form in storage.forms]))
-            for storage in self._storages
-        ]
+        sizes = self._sizes(widths)
         return max(
             (
                 sum(size for size, s in zip(sizes, self._storages, strict=True) if s.born <= place <= s.dies)
@@ -70,6 +67,16 @@ class Activations:
             ),
             default=0.0,
         )
+
+    def total(self, widths: Mapping[str, int]) -> float:
+        """Elements of all of them together, per image: what a run back needs is kept until it comes."""
+        return sum(self._sizes(widths))
+
+    def _sizes(self, widths: Mapping[str, int]) -> list[float]:
+        return [
+            storage.elements * float(np.prod([form.size(dict(widths)) for form in storage.forms]))
+            for storage in self._storages
+        ]
 
 
 def _is_activation(node: fx.Node) -> bool:

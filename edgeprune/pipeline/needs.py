@@ -15,6 +15,8 @@ COPIES = 2
 """Of the calibration images, that the walk and the least squares make."""
 NETWORKS = 2
 """That run side by side, dense and current."""
+KEPT_FOR_SLOPES = 2
+"""Activations that a run back keeps: of each layer before and after what could work in place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,8 @@ def needs(
     threads = torch.get_num_threads() if program.device.type == "cpu" else 1
     sizes = {group.name: group.units for group in coupling.groups}
     piece, image_bytes = program.piece_images(images[0].nbytes), images[0].nbytes
-    each = channels.Activations(coupling).peak(sizes) * images.itemsize
+    activations = channels.Activations(coupling)
+    each = activations.peak(sizes) * images.itemsize
     together = min(piece, shard)
     at_once = devices.at_once(
         options.batch_interventions,
@@ -59,4 +62,8 @@ def needs(
         layers = compensate.find_layers(program).values()
         fitting = compensate.working_bytes(layers, program.dense, piece=piece, threads=threads)
     running = max(NETWORKS * piece, at_once * together) * threads * each
+    if (
+        options.method == "c-swap" and options.early_exit and options.reference == "dense"
+    ):  # forecasts run back
+        running = max(running, KEPT_FOR_SLOPES * activations.total(sizes) * images.itemsize * piece * threads)
     return Needs(total_bytes=COPIES * images.nbytes + running + fitting, at_once=at_once)

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from edgeprune import causal, criteria
+from edgeprune.pipeline.forecasting import foretell
 from edgeprune.pipeline.options import Order
 from edgeprune.pipeline.study import Study, Walked
 from edgeprune.records import ChannelGroup, Doubles, Pass, Step
@@ -85,6 +86,7 @@ class _Published:
             ),
             within=study.ledger.within(options.max_param_ratio),
             accepts=lambda: study.accepts(replay.weights),
+            foretell=lambda group: foretell(study, replay, group),
             on_step=lambda step, settled: self.on_step(
                 step, settled, study.ledger.param_ratio(replay.removed)
             ),

@@ -50,10 +50,14 @@ class Ranks:
         return shard.number % self.size == self.rank
 
     def gather(
-        self, scores: Callable[[causal.Shard], Doubles], shards: Sequence[causal.Shard]
+        self,
+        scores: Callable[[causal.Shard], Doubles],
+        shards: Sequence[causal.Shard],
+        *,
+        width: int | None = None,
     ) -> list[Doubles]:
-        """Scores of these shards, each from its owner."""
-        sizes = [shard.scores.stop - shard.scores.start for shard in shards]
+        """What a function gives for each shard, from its owner: so many numbers, or one for each score."""
+        sizes = [shard.scores.stop - shard.scores.start if width is None else width for shard in shards]
         parts = [
             scores(shard) if self.owns(shard) else np.zeros(size)
             for shard, size in zip(shards, sizes, strict=True)

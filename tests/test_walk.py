@@ -64,7 +64,7 @@ OPTIONS: list[Options] = [
     {"batch": 4},
     {"batch": 3, "reference": "current", "at_once": 2, "memory": 3_000},
 ]
-"""Away from the defaults: each alone, all together; of the last seven only `reference` may change anything."""
+"""Away from the defaults: each alone, all together; of the last seven `reference` alone may change any."""
 
 
 @dataclass(frozen=True)

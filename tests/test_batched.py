@@ -416,14 +416,20 @@ def test_large_images_are_work_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_is_counted_for_all_at_once() -> None:
     c = case("residual")
     program, images = Program(c.graph), c.images.numpy()
+    asked = PruneOptions(method="c-swap", early_exit=False)
     found = [
-        needs(program, c.coupling, images, 8, PruneOptions(method="c-swap", batch_interventions=count))
+        needs(program, c.coupling, images, 8, replace(asked, batch_interventions=count))
         for count in (1, 2, 12)
     ]
     one, two, twelve = (each.total_bytes - 2 * images.nbytes for each in found)
     assert [each.at_once for each in found] == [1, 2, 12]
     assert one == two, "two networks are counted in any case"
     assert twelve == 6 * two
+    foretold, batched = (
+        needs(program, c.coupling, images, 8, replace(asked, early_exit=True, batch_interventions=count))
+        for count in (1, 2)
+    )
+    assert foretold.total_bytes > batched.total_bytes == found[1].total_bytes, "forecasts keep activations"
 
 
 def test_a_gpu_keeps_what_it_has_free(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,8 +62,7 @@ def needs(
         layers = compensate.find_layers(program).values()
         fitting = compensate.working_bytes(layers, program.dense, piece=piece, threads=threads)
     running = max(NETWORKS * piece, at_once * together) * threads * each
-    if (
-        options.method == "c-swap" and options.early_exit and options.reference == "dense"
-    ):  # forecasts run back
+    foretells = options.method == "c-swap" and options.early_exit and options.reference == "dense"
+    if foretells and at_once == 1:  # by running back
         running = max(running, KEPT_FOR_SLOPES * activations.total(sizes) * images.itemsize * piece * threads)
     return Needs(total_bytes=COPIES * images.nbytes + running + fitting, at_once=at_once)

@@ -416,20 +416,24 @@ def test_large_images_are_work_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_is_counted_for_all_at_once() -> None:
     c = case("residual")
     program, images = Program(c.graph), c.images.numpy()
-    asked = PruneOptions(method="c-swap", early_exit=False)
     found = [
-        needs(program, c.coupling, images, 8, replace(asked, batch_interventions=count))
+        needs(program, c.coupling, images, 8, PruneOptions(method="c-swap", batch_interventions=count))
         for count in (1, 2, 12)
     ]
     one, two, twelve = (each.total_bytes - 2 * images.nbytes for each in found)
     assert [each.at_once for each in found] == [1, 2, 12]
     assert one == two, "two networks are counted in any case"
     assert twelve == 6 * two
-    foretold, batched = (
-        needs(program, c.coupling, images, 8, replace(asked, early_exit=True, batch_interventions=count))
-        for count in (1, 2)
-    )
-    assert foretold.total_bytes > batched.total_bytes == found[1].total_bytes, "forecasts keep activations"
+    options = PruneOptions(method="c-swap")
+    kept = [needs(program, c.coupling, images, n, options, foretells=True).total_bytes for n in (8, 4, 2)]
+    assert kept[0] > kept[1] >= kept[2] == found[0].total_bytes, "activations of the images of a shard"
+
+
+def test_a_forecast_is_part_of_what_a_walk_depends_on() -> None:
+    options = PruneOptions(method="c-swap")
+    assert options.foretells
+    changes = {"batch_interventions": 2, "device": "auto", "method": "c-swap-c", "early_exit": False}
+    assert not any(replace(options, **{name: value}).foretells for name, value in changes.items())
 
 
 def test_a_gpu_keeps_what_it_has_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -445,7 +449,7 @@ def test_a_gpu_keeps_what_it_has_free(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "count", "wanted"),
     [
         ("gpu", 1, "--device gpu: no such device; write cpu, cuda, cuda:N or auto."),
-        ("cuda:1", 1, "--device cuda:1: this machine has 1; the last is cuda:0."),
+        ("cuda:1", 1, "--device cuda:1: this machine has 1 GPUs; write cuda:0 or less."),
         ("cuda", 0, f"--device cuda: torch {torch.__version__} "),
     ],
 )

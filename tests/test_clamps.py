@@ -60,7 +60,7 @@ def test_many_rounds_find_what_a_general_minimiser_finds(
     rows, start = problem(rest=rest)
     equations, weights, constants = linear(rows, start)
     monkeypatch.setattr(clamps, "ROUNDS", 300)
-    found = improved(equations, weights, constants, [rows.thinned(1)], clamp)
+    found = improved(equations, weights, constants, [rows.thinned(400)], clamp)
 
     def value_and_slope(flat: np.ndarray) -> tuple[float, np.ndarray]:
         point = torch.from_numpy(flat).requires_grad_(True)
@@ -85,6 +85,17 @@ def test_no_round_makes_the_fit_worse(rounds: int, monkeypatch: pytest.MonkeyPat
         losses.append(float(loss(rows, *improved(equations, weights, constants, [rows], RELU), RELU)))
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.999 * losses[0]
+
+
+@pytest.mark.parametrize(("most", "step"), [(400, 1), (399, 1), (199, 1), (130, 3), (100, 3), (4, 99)])
+def test_rows_are_thinned_by_odd_steps(most: int, step: int) -> None:
+    """Rows of an image are even in number: a step of 4 would see its first column and few others."""
+    rows, _ = problem(rest=True)
+    thin = rows.thinned(most)
+    assert thin.rest is not None
+    assert rows.rest is not None
+    pairs = ((thin.inputs, rows.inputs), (thin.goal, rows.goal), (thin.rest, rows.rest))
+    assert all(some.equal(whole[:, ::step]) for some, whole in pairs)
 
 
 def test_pieces_are_looked_at_together() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
@@ -87,16 +88,16 @@ class Batched:
         if self._next[:1] == sets and len(looked_at) < FIRST_SHARDS:
             level = [units for units in self._next[1:] if self._found.get(units, {}).keys() == looked_at]
             sets = [asked, *filter(self._open, level)][: self.size]
-        try:
-            found = self.several(shard, group, sets) if len(sets) > 1 else [self.alone(shard, group, asked)]
-        except torch.OutOfMemoryError:
-            if len(sets) == 1:
-                raise
-            self.size = len(sets) // 2
-            log.info("out of memory; from now on %d interventions at once", self.size)
-            self._look_(shard, group, asked)
-            return
-        for one, scores in zip(sets, found, strict=True):
+        found = None
+        if len(sets) > 1:
+            with suppress(torch.OutOfMemoryError):  # what the run held is free again behind this block
+                found = self.several(shard, group, sets)
+            if found is None:
+                self.size = len(sets) // 2
+                log.info("out of memory; from now on %d interventions at once", self.size)
+                self._look_(shard, group, asked)
+                return
+        for one, scores in zip(sets, found or [self.alone(shard, group, asked)], strict=True):
             self._found.setdefault(one, {})[shard.number] = scores
 
     def _open(self, units: Units) -> bool:

@@ -15,6 +15,8 @@ MIN_SHARD = 8
 """Images that one evaluation runs together at least."""
 FEWEST_SHARDS = 2
 """That a part of the images must come to, so that it is looked at alone."""
+TINY = 1e-9
+"""Below any tolerance that counts."""
 FORETOLD = 1
 """Shards of a first look where it is foretold which of them lose most."""
 FEWEST_FORETOLD = 4
@@ -203,7 +205,7 @@ class Examiner:
 
     def _foretold(self, expected: Doubles) -> list[Shard]:
         """The shards in the order of how near their classes should come to their limits, or pass them."""
-        tolerance = self.judge.tolerance
+        tolerance = np.maximum(self.judge.tolerance, TINY)
 
         def slack(shard: Shard) -> float:
             own = list(shard.classes)

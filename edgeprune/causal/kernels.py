@@ -30,7 +30,7 @@ def convolution(  # noqa: PLR0913, PLR0917  # as aten.conv2d
     single = input.dtype == weight.dtype == torch.float32
     fits = input.is_cpu and single and input.numel() and _has_onednn()
     found: Tensor
-    if fits and {len(stride), len(padding), len(dilation)} == {PLANE}:
+    if fits and input.ndim == weight.ndim and {len(stride), len(padding), len(dilation)} == {PLANE}:
         found = aten.mkldnn_convolution.default(input, weight, bias, padding, stride, dilation, groups)
     else:
         found = aten.conv2d.default(input, weight, bias, stride, padding, dilation, groups)

@@ -48,7 +48,7 @@ class Replay:
         allowance: Memory for the values alive at the cut; None: any amount.
 
     Attributes:
-        changes: Rises whenever interventions may give something else than before.
+        version: Rises whenever interventions may give something else than before.
     """
 
     def __init__(

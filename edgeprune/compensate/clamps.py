@@ -4,8 +4,8 @@ Least squares ask a layer for the dense network's outputs as they are, but a ReL
 below zero: where the dense network is there, anything below serves as well. So the target y of an output ŷ
 becomes, anew in each round, min(ŷ, low) where y ≤ low, max(ŷ, high) where y ≥ high (ReLU6), and y elsewhere.
 Each round minimises an upper bound of a convex loss that touches it at ŷ, with the same normal equations, so
-that none makes the fit worse (after the nonlinear reconstruction of Zhang et al., arXiv 1505.06798, §3.2,
-which relaxes towards it with a penalty instead).
+that none makes the fit worse on the rows that these are made of (after the nonlinear reconstruction of Zhang
+et al., arXiv 1505.06798, §3.2, which relaxes towards it with a penalty instead).
 """
 
 from __future__ import annotations
@@ -50,13 +50,15 @@ class Rows:
     goal: Tensor
     rest: Tensor | None
 
-    def thinned(self, step: int) -> Rows:
-        """Every so many-th row, without keeping the others."""
-        parts = (self.inputs, self.goal, self.rest)
-        some = [None if part is None else part[:, ::step].contiguous() for part in parts]
-        assert some[0] is not None
-        assert some[1] is not None
-        return Rows(some[0], some[1], some[2])
+    def thinned(self, most: int) -> Rows:
+        """About so many of the rows, without keeping the others.
+
+        The step is odd: rows of an image are even in number, and would give one column of it again and again.
+        """
+        step = max(1, self.inputs.shape[1] // max(most, 1))
+        step -= 1 - step % 2
+        rest = None if self.rest is None else self.rest[:, ::step].contiguous()
+        return Rows(self.inputs[:, ::step].contiguous(), self.goal[:, ::step].contiguous(), rest)
 
 
 def clamp_behind(node: fx.Node) -> Clamp | None:

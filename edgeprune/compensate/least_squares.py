@@ -20,7 +20,7 @@ RIDGE = 1e-3
 MOST_RIDGES = 10
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Sums:
     """What least squares needs, of the inputs that are still read."""
 
@@ -45,11 +45,13 @@ class Sums:
             rows * mean_out[:, 0],
         )
 
-    def plus(self, other: Sums) -> Sums:
-        """Of both; the matrices of this one are used up."""
-        gram, cross = self.gram.add_(other.gram), self.cross.add_(other.cross)
-        inputs, outputs = self.inputs.add_(other.inputs), self.outputs.add_(other.outputs)
-        return Sums(self.rows + other.rows, gram, cross, inputs, outputs)
+    def add_(self, other: Sums) -> None:
+        """Become those of both."""
+        self.rows += other.rows
+        self.gram += other.gram
+        self.cross += other.cross
+        self.inputs += other.inputs
+        self.outputs += other.outputs
 
     def of_products(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of inputs times weights, shape (groups, outputs)."""
@@ -64,7 +66,7 @@ class System:
 
     Attributes:
         start: The weights that the solution is drawn towards, shape (groups, inputs * taps, outputs).
-        mean: Of the inputs; zero where no constant is fitted, shape (groups, inputs * taps).
+        mean: Of the inputs, shape (groups, inputs * taps).
         pull: How strongly, shape (groups,).
         factor: Cholesky factor of the covariance (without a constant, the Gram matrix) with its ridge.
     """
@@ -104,18 +106,17 @@ def system(sums: Sums, start: Tensor, ridge: float | None, *, intercept: bool) -
         cross -= mean[:, :, None] * (sums.outputs / sums.rows)[:, None, :]
     share = oas(gram, sums.rows).clamp_min(RIDGE) if ridge is None else ridge
     pull = share * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(TINY)
-    factor = _factor(gram, pull)
-    found = System(start, mean if intercept else torch.zeros_like(mean), pull, factor)
-    return found, start + torch.cholesky_solve(cross - gram @ start, factor)
+    factor, pull = _factor(gram, pull)
+    return System(start, mean, pull, factor), start + torch.cholesky_solve(cross - gram @ start, factor)
 
 
-def _factor(gram: Tensor, pull: Tensor) -> Tensor:
-    """Cholesky factor of the Gram matrices with their ridge; more of it where rounding asks for that."""
+def _factor(gram: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
+    """Cholesky factor of the Gram matrices with their ridge, and that: more where rounding asks for more."""
     identity = torch.eye(gram.shape[-1]).to(gram)
     for _ in range(MOST_RIDGES):
         factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(gram + pull[:, None, None] * identity)
         if not failed.any():
-            return factor
+            return factor, pull
         pull = torch.where(failed > 0, 10 * pull, pull)
-    return torch.diag_embed(gram.new_full(gram.shape[:-1], float("inf")))  # keep the weights
+    return torch.diag_embed(gram.new_full(gram.shape[:-1], float("inf"))), pull  # keep the weights

@@ -53,5 +53,5 @@ def _rows_bytes(layer: Layer, inputs: int, piece: int) -> float:
 
 def _kept_bytes(layer: Layer, inputs: int, outputs: int) -> float:
     """Of all rows that are looked at again where a clamp follows: inputs, goal, and what is added."""
-    rows = min(most_rows(inputs), enough_rows(inputs))
+    rows = 2 * min(most_rows(inputs), enough_rows(inputs))
     return FLOAT * rows * (inputs * layer.groups + 2 * outputs)

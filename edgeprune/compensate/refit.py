@@ -149,16 +149,16 @@ class _Run:
 
         def look(pair: Pair) -> tuple[Sums, Rows | None]:
             rows, target = self._look(layer, read, thin, pair)
-            step = rows.inputs.shape[1] * len(pairs) // clamps.enough_rows(len(read))
-            return Sums.of(rows.inputs, target), rows.thinned(max(1, step)) if clamp else None
+            most = -(-clamps.enough_rows(len(read)) // len(pairs))
+            return Sums.of(rows.inputs, target), rows.thinned(most) if clamp else None
 
-        total: Sums | None = None
-        kept = []
-        for sums, rows in in_turn(self.program, look, pairs):
-            total = sums if total is None else total.plus(sums)
-            kept += [] if rows is None else [rows]
-        assert total is not None
-        return total, kept, clamp
+        found = in_turn(self.program, look, pairs)
+        total, first = next(found)
+        kept = [first]
+        for sums, rows in found:
+            total.add_(sums)
+            kept.append(rows)
+        return total, [rows for rows in kept if rows is not None], clamp
 
     def _clamp(self, layer: Layer) -> Clamp | None:
         """What of the layer's output, or of the sum that it completes, the network cuts off."""
@@ -183,7 +183,8 @@ class _Run:
         goal, rest = pair.dense[layer.node], None
         if layer.transposed and layer.bias is not None:
             goal = goal - self.weights[layer.bias][:, None, None]
-        if (other := self._other_branch(layer)) is not None:
+        other = self._other_branch(layer)
+        if other in self.changed or (other is not None and clamps.clamp_behind(*layer.node.users)):
             goal, rest = goal + pair.dense[other], target_rows(layer, pair.current[other], thin)
         inputs = patches(layer, self.weights[layer.weight], pair.current[layer.source], thin)
         goal = target_rows(layer, goal, thin)

@@ -11,7 +11,7 @@ from edgeprune import causal, channels
 from edgeprune.config import BuildConfig
 from edgeprune.pipeline.building import Build
 from edgeprune.pipeline.inputs import Inputs
-from edgeprune.pipeline.pruning import doubts, make_study
+from edgeprune.pipeline.pruning import doubts, make_study, too_few_to_vouch
 from edgeprune.pipeline.study import Study
 from edgeprune.pipeline.watching import Silence, Watcher
 from edgeprune.records import Preprocess, Split
@@ -100,7 +100,9 @@ def _look(build: Build) -> FirstLook:
             study.task.answers(study.kept), study.task.truth(study.images.calibration.labels)
         ),
         preprocess=build.data.preprocess,
-        notes=tuple(dict.fromkeys([*build.loaded.notes, *build.data.notes, *doubts(study)])),
+        notes=tuple(
+            dict.fromkeys([*build.loaded.notes, *build.data.notes, *doubts(study), *too_few_to_vouch(study)])
+        ),
         walk=estimate(study, build.watcher),
     )
 

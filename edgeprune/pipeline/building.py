@@ -46,6 +46,8 @@ from edgeprune.records import (
 from edgeprune.runfolder import Journal, RunFolder, file_digest
 
 PARITY_IMAGES = 8
+VALIDATION_BYTES = 1e9
+"""Of validation images beyond as many as there are for calibration."""
 WEIGHTS = "walk.safetensors"
 REPORTS = ("report.json", "report.html", "report.md")
 
@@ -149,9 +151,17 @@ class Build:
         return Images(
             calibration=self.labelled(Split.CALIBRATION),
             names=self.data.classes,
-            validation=self.labelled(Split.VALIDATION) if self.data.samples[Split.VALIDATION] else None,
+            validation=self._validation,
             task=self.task,
         )
+
+    @property
+    def _validation(self) -> Labelled | None:
+        """As many as for calibration, or as fit into `VALIDATION_BYTES`."""
+        if not self.data.samples[Split.VALIDATION]:
+            return None
+        most = int(VALIDATION_BYTES / self.sample.images[0].nbytes)
+        return self.labelled(Split.VALIDATION, max(most, len(self.data.samples[Split.CALIBRATION])))
 
     def labelled(self, split: Split, count: int | None = None) -> Labelled:
         images = calibration.images(self.data, split, range(len(self.data.samples[split][:count])))

@@ -44,7 +44,7 @@ def find(name: str) -> torch.device:
         )
     number = int(found[1] or 0)
     if number >= count:
-        raise ConfigError(f"--device {name}: this machine has {count}; the last is cuda:{count - 1}.")
+        raise ConfigError(f"--device {name}: this machine has {count} GPUs; write cuda:{count - 1} or less.")
     return torch.device("cuda", number)
 
 

@@ -14,21 +14,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgeprune import causal, tasks
+from edgeprune import causal
 from edgeprune.pipeline.study import Study
 from edgeprune.records import ChannelGroup, Doubles
 
 log = logging.getLogger(__name__)
 
+NO_DERIVATIVE = ("derivative", "grad")
+"""What torch says of an op without one; of memory that runs out it says something else."""
+
 
 def foretell(study: Study, replay: causal.Replay, group: ChannelGroup) -> causal.Forecast:
     """A forecast for the network as it is now; it costs about three looks at all images, when asked for.
 
-    It tells nothing where scores are no smooth function of the outputs, or the network has no derivative; nor
-    on a GPU, and where interventions are batched: these are to look at the same images.
+    It tells nothing where the options want none, scores are no smooth function of the outputs, or the network
+    has no derivative.
     """
-    batched = study.at_once > 1 or study.program.device.type != "cpu"
-    if batched or not isinstance(study.task, tasks.Classification):
+    if not study.foretells:
         return lambda: None
     weights = dict(replay.weights)
 
@@ -40,7 +42,9 @@ def foretell(study: Study, replay: causal.Replay, group: ChannelGroup) -> causal
 
         try:
             found = replay.changes(shard.number, group, scores, weights)
-        except (NotImplementedError, RuntimeError) as err:
+        except RuntimeError as err:
+            if not any(word in str(err) for word in NO_DERIVATIVE):
+                raise
             log.info("%s: no forecast, %s", group.name, str(err).strip().partition("\n")[0])
             return np.full(group.units, np.nan)
         return np.asarray(found / (shard.scores.stop - shard.scores.start), dtype=np.float64)

@@ -111,7 +111,7 @@ def settings_digest(build: Build, **more: object) -> str:
     own: dict[str, object] = {"rules": rules_digest(build.rules)} if build.rules else {}
     own |= task_settings(build.config.task)
     options = {name: value for name, value in asdict(build.options).items() if name not in HOW}
-    return digest({**options, "limits": (), **own, **more})
+    return digest({**options, "foretells": build.options.foretells, "limits": (), **own, **more})
 
 
 def check_groups(build: Build, pruning: Pruning) -> Pruning:

@@ -29,12 +29,14 @@ class Needs:
     """Interventions in one run."""
 
 
-def needs(
+def needs(  # noqa: PLR0913  # all that an analysis is made of
     program: causal.Program,
     coupling: channels.Coupling,
     images: Floats,
     shard: int,
     options: PruneOptions,
+    *,
+    foretells: bool = False,
 ) -> Needs:
     """Count it.
 
@@ -44,6 +46,7 @@ def needs(
         images: For calibration.
         shard: Images that one evaluation runs together, at most.
         options: Of the analysis.
+        foretells: Whether the walk makes forecasts.
     """
     threads = torch.get_num_threads() if program.device.type == "cpu" else 1
     sizes = {group.name: group.units for group in coupling.groups}
@@ -62,7 +65,7 @@ def needs(
         layers = compensate.find_layers(program).values()
         fitting = compensate.working_bytes(layers, program.dense, piece=piece, threads=threads)
     running = max(NETWORKS * piece, at_once * together) * threads * each
-    foretells = options.method == "c-swap" and options.early_exit and options.reference == "dense"
-    if foretells and at_once == 1:  # by running back
-        running = max(running, KEPT_FOR_SLOPES * activations.total(sizes) * images.itemsize * piece * threads)
+    if foretells:  # by running back, shard by shard
+        kept = KEPT_FOR_SLOPES * activations.total(sizes) * images.itemsize
+        running = max(running, kept * min(piece * threads, shard))
     return Needs(total_bytes=COPIES * images.nbytes + running + fitting, at_once=at_once)

@@ -127,13 +127,22 @@ class PruneOptions:
         return free and (bool(self.limits) or self.max_accuracy_drop is not None)
 
     @property
+    def foretells(self) -> bool:
+        """Whether the walk asks forecasts which classes come first: a first look takes fewer images then.
+
+        Batched interventions are to look at the same images, so there is none with them, nor on a GPU.
+        """
+        plain = self.method == "c-swap" and self.early_exit and self.reference == "dense"
+        return plain and self.batch_interventions in (None, 1) and self.device == "cpu"
+
+    @property
     def asks_for_more(self) -> bool:
         """Whether a limit asks to go on beyond the natural end."""
         return self.max_param_ratio is not None or self.max_accuracy_drop is not None
 
 
 HOW = ("device", "batch_interventions")
-"""Options that change how fast a result is found, not what it is (rounding apart)."""
+"""Options that change how fast a result is found, and besides `foretells` not what it is (rounding apart)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -272,13 +272,14 @@ def doubts(study: Study) -> tuple[str, ...]:
 def too_few_to_vouch(study: Study) -> tuple[str, ...]:
     """That a limit on accuracy asks for more validation images than there are."""
     limit, validation = study.options.max_accuracy_drop, study.images.validation
-    if limit is None or validation is None or len(validation.labels) >= tasks.enough_for(limit):
+    if limit is None or validation is None or not isinstance(study.task, tasks.Classification):
         return ()
     given, wanted = len(validation.labels), tasks.enough_for(limit)
+    if given >= wanted:
+        return ()
     return (
-        f"{given} validation images are too few to vouch for a drop of {100 * limit:g} points, so next to "
-        f"nothing may go wrong in them; give {wanted} or more: images that calibration has no use for, or a "
-        "larger calibration.validation_share.",
+        f"{given} validation images are too few to vouch for a drop of {100 * limit:g} points: less than "
+        f"half of that may show in them, if anything; give {wanted} or more.",
     )
 
 

@@ -71,8 +71,7 @@ class _Published:
 
     def _pass(self, factor: float) -> tuple[list[Step], str]:
         study, options, replay = self.study, self.study.options, self.replay
-        size = study.at_once if study.journey.crew.at_once == 1 else 1
-        batched = causal.Batched(replay, self._scores, self._several, size)
+        batched = causal.Batched(replay, self._scores, self._several, study.at_once)
         walker = causal.Walker(
             network=replay,
             scores=batched.scores,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -114,10 +114,23 @@ class Study:
         self.ledger = Ledger(self.coupling)
         images = self.images.calibration.images
         shard = max(shard.images.stop - shard.images.start for shard in self.shards)
-        needed = needs(self.program, self.coupling, images, shard, self.options)
+        batches = self.options.method == "c-swap" and self.journey.crew.at_once == 1
+        needed = needs(
+            self.program,
+            self.coupling,
+            images,
+            shard,
+            replace(self.options, batch_interventions=self.options.batch_interventions if batches else 1),
+            foretells=self.foretells,
+        )
         self.at_once = needed.at_once
         limit = self.journey.memory_limit
         self.allowance = devices.allowance(self.program.device, limit, needed=needed.total_bytes)
+
+    @property
+    def foretells(self) -> bool:
+        """Whether the walk makes forecasts: scores must be a smooth function of the outputs."""
+        return self.options.foretells and isinstance(self.task, tasks.Classification)
 
     @cached_property
     def subject(self) -> compensate.Subject:

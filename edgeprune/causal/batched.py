@@ -2,7 +2,8 @@
 
 Most units are refused, and a refusal leaves the network as it is. So when the walk asks for the scores of a
 shard, the units that come next are taken out as well, each alone, in one run. Once the network changes, what
-is known of them is thrown away: verdicts, their order and the trajectory are those of a walk one by one.
+is known of them is thrown away: verdicts, their order and the trajectory are those of a walk one by one. It
+makes no forecasts: they would have every unit look at other images.
 """
 
 from __future__ import annotations

@@ -6,9 +6,12 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torch import nn
 
-from edgeprune.causal import kernels
+from edgeprune.causal import Program, kernels
 from edgeprune.causal.kernels import KERNELS, convolution
+from edgeprune.channels import trace
+from edgeprune.records import InputSpec
 
 aten = torch.ops.aten
 LAYERS = [
@@ -56,5 +59,21 @@ def test_without_onednn_torch_convolves() -> None:
         assert (convolution(x, weight) == 3).all()
 
 
-def test_the_network_asks_for_them() -> None:
+def test_a_network_is_compiled_to_them() -> None:
+    graph = trace(
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()).eval(), InputSpec(shape=(3, 4, 4))
+    ).graph_module
+    functions = {op.node.target: op.function for op in Program(graph).ops}
+    assert functions[aten.conv2d.default] is convolution
     assert KERNELS[aten.conv2d.default] is convolution
+
+
+@pytest.mark.skipif(not kernels._has_onednn(), reason="this torch has no oneDNN")
+def test_with_onednn_it_convolves() -> None:
+    x, weight = torch.ones(2, 3, 4, 4), torch.ones(5, 3, 1, 1)
+    with patch.object(aten.conv2d, "default", side_effect=AssertionError):
+        assert (convolution(x, weight) == 3).all()
+
+
+def test_one_image_without_its_batch_is_torchs() -> None:
+    assert convolution(torch.ones(3, 4, 4), torch.ones(5, 3, 1, 1)).shape == (5, 4, 4)

@@ -19,8 +19,6 @@ TINY = 1e-9
 """Below any tolerance that counts."""
 FORETOLD = 1
 """Shards of a first look where it is foretold which of them lose most."""
-FEWEST_FORETOLD = 4
-"""Shards below which such a look would save nothing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,15 +189,14 @@ class Examiner:
     def _first(self, share: float, expected: Doubles | None) -> Sequence[Shard]:
         """The first shards with this share of the images, or those that are foretold to lose most.
 
-        All of them where a class is in several, and where so few shards would save nothing.
+        All of them where a class is in several, and where so few shards would save little: units that wait
+        for a test together leave in other sets, which cost 0.04 of SAUCE on resnet20 (10 shards).
         """
         order = self._order if expected is None else self._foretold(expected)
-        if share >= 1 or not self._whole:
+        if share * len(order) < FEWEST_SHARDS or share >= 1 or not self._whole:
             return order
         if expected is not None:
-            return order[:FORETOLD] if len(order) >= FEWEST_FORETOLD else order
-        if share * len(order) < FEWEST_SHARDS:
-            return order
+            return order[:FORETOLD]
         sizes = np.cumsum([shard.images.stop - shard.images.start for shard in order])
         return order[: int(np.searchsorted(sizes, share * sizes[-1])) + 1]
 

@@ -5,6 +5,8 @@ pruning.py     which units it does not need
 options.py     what an analysis is asked for
 study.py       network and images, ready for any method; ledger.py: what removing units saves
 compensated.py c-swap-c; published.py: c-swap; ranked.py: rival criteria
+forecasting.py what each unit of a group should do to each class: who is asked first
+devices.py     where an analysis runs; needs.py: the memory that it takes in any case
 effects.py     what removals do to the answers, so that damages of different layers compare
 sharing.py     one walk, several processes
 saving.py      the smaller network as an object: made, saved and made again

@@ -194,7 +194,9 @@ class Program:
             # values that were computed without gradients cannot be read by ops that keep them
             values = {node: v.clone() if isinstance(v, Tensor) else v for node, v in piece.items()}
             self._run_(values, weights={**weights, **leaves}, start=start, stop=len(self.ops), in_place=False)
-            found = torch.autograd.grad(target(values[self.output]), list(leaves.values()))
+            found = torch.autograd.grad(
+                target(values[self.output]), list(leaves.values()), materialize_grads=True
+            )
         return dict(zip(names, found, strict=True))
 
 

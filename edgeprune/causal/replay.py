@@ -194,7 +194,7 @@ class Replay:
         for found in self._program.each(slopes, list(zip(pieces, stretches, strict=True))):
             for slot in (slot for slot in group.slots if slot.consumer):
                 shares = (weights[slot.parameter] * found[slot.parameter]).double().movedim(slot.axis, 0)
-                total -= shares.flatten(1).sum(1).numpy()[slot.indices].sum(axis=1)
+                total -= shares.reshape(len(shares), -1).sum(1).numpy()[slot.indices].sum(axis=1)
         return total
 
     def full(self, inputs: Tensor) -> Tensor:

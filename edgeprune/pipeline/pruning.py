@@ -275,11 +275,12 @@ def too_few_to_vouch(study: Study) -> tuple[str, ...]:
     if limit is None or validation is None or not isinstance(study.task, tasks.Classification):
         return ()
     given, wanted = len(validation.labels), tasks.enough_for(limit)
+    drop = f"{100 * limit:g} point{'s' * (100 * limit != 1)}"
     if given >= wanted:
         return ()
     return (
-        f"{given} validation images are too few to vouch for a drop of {100 * limit:g} points: less than "
-        f"half of that may show in them, if anything; give {wanted} or more.",
+        f"{given} validation images are too few to vouch for a drop of {drop}: less than half of that may show "
+        f"in them, if anything; give {wanted} or more.",
     )
 
 

@@ -279,8 +279,8 @@ def too_few_to_vouch(study: Study) -> tuple[str, ...]:
     if given >= wanted:
         return ()
     return (
-        f"{given} validation images are too few to vouch for a drop of {drop}: less than half of that may show "
-        f"in them, if anything; give {wanted} or more.",
+        f"{given} validation images are too few to vouch for a drop of {drop}: less than half of that may "
+        f"show in them, if anything; give {wanted} or more.",
     )
 
 

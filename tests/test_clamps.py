@@ -49,7 +49,7 @@ def linear(rows: Rows, start: Tensor) -> tuple[clamps.System, Tensor, Tensor]:
     target = rows.goal if rows.rest is None else rows.goal - rows.rest
     sums = Sums.of(rows.inputs, target)
     equations, weights = system(sums, start, 1e-9, intercept=True)
-    return equations, weights, sums.outputs / sums.rows - sums.of_products(weights)[0]
+    return equations, weights, sums.constants(weights)
 
 
 @pytest.mark.parametrize("rest", [False, True], ids=["alone", "before a sum"])

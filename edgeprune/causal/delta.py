@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from edgeprune.causal.fold import CONVOLUTIONS
-from edgeprune.causal.program import Op, Program, Value, Values, Weights
+from edgeprune.causal.program import Op, Program, Value, Values, Weights, arguments_of
 from edgeprune.records import ChannelGroup, Ints
 
 aten = torch.ops.aten
@@ -36,12 +36,9 @@ class Reader:
     def find(cls, program: Program, place: int, group: ChannelGroup) -> Self | None:
         """The layer at this place, or None where it is no plain convolution or linear layer."""
         op = program.ops[place]
-        target = op.node.target
-        if target not in LINEAR:
+        if op.node.target not in LINEAR:
             return None
-        assert isinstance(target, torch._ops.OpOverload)
-        names = [argument.name for argument in target._schema.arguments]
-        arguments = {**dict(zip(names, op.node.args, strict=False)), **op.node.kwargs}
+        arguments = arguments_of(op.node)
         source, weight = arguments["input"], arguments["weight"]
         assert isinstance(source, fx.Node)
         assert isinstance(weight, fx.Node)

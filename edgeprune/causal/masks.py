@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from edgeprune.causal.fold import CONVOLUTIONS
 from edgeprune.causal.layout import Layout, find_layouts
-from edgeprune.causal.program import Program, Values, Weights, weights_of
+from edgeprune.causal.program import Program, Values, Weights, arguments_of, weights_of
 from edgeprune.records import ChannelGroup, Ints, Slot
 
 aten = torch.ops.aten
@@ -116,12 +116,7 @@ def _layers(program: Program, group: ChannelGroup) -> Iterator[Mask | None]:
 def _mask(place: int, node: fx.Node, slot: Slot, dense: Weights) -> Mask | None:
     if node.target not in (*CONVOLUTIONS, *TRANSPOSED, aten.linear.default):
         return None
-    assert isinstance(node.target, torch._ops.OpOverload)
-    names = [argument.name for argument in node.target._schema.arguments]
-    given: dict[str, Any] = {
-        **dict(zip(names, node.args, strict=False)),
-        **node.kwargs,
-    }  # Any: as the graph has it
+    given = arguments_of(node)
     source, weight = given["input"], given["weight"]
     own = weight.op == "get_attr" and str(weight.target) == slot.parameter and source.op != "get_attr"
     if not own or slot.axis != (0 if node.target in TRANSPOSED else 1):

@@ -259,6 +259,13 @@ def channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == IMAGE_DIMS else tensor
 
 
+def arguments_of(node: fx.Node) -> dict[str, Any]:  # Any: as the graph holds them
+    """An op's arguments by the names of its schema; those left out are missing."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    names = [argument.name for argument in node.target._schema.arguments]
+    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+
+
 def weights_of(node: fx.Node) -> list[str]:
     return [str(read.target) for read in node.all_input_nodes if read.op == "get_attr"]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.causal.delta import Reader
-from edgeprune.causal.masks import Masks, layouts_of
+from edgeprune.causal.masks import Layouts, Masks, layouts_of
 from edgeprune.causal.program import Program, Values, Weights, weights_of
 from edgeprune.memory import Allowance, total_bytes
 from edgeprune.records import ChannelGroup, Doubles, Ints
@@ -70,8 +70,7 @@ class Replay:
         self._removed: dict[str, set[int]] = {group.name: set() for group in groups}
         self._cut = 0
         self.version = 0
-        self._layouts = layouts_of(program)
-        self._masks: Masks | None = None
+        self._entered: ChannelGroup | None = None
         self._pieces = [[Piece(start, start) for start in program.start(images)] for images in shards]
 
     @property
@@ -105,7 +104,8 @@ class Replay:
         self._program.each(partial(self._go_on_, position), pieces)
         self._cut = position
         self.version += 1
-        self._masks = Masks.find(self._program, group, self._layouts)
+        self._entered = group
+        vars(self).pop("_masks", None)  # of the group before
         behind = any(piece.place < position for piece in pieces)
         self._reader = Reader.find(self._program, position, group) if self._delta and not behind else None
 
@@ -129,6 +129,15 @@ class Replay:
                 pieces = self._corrected(shard, reader, channels)
                 return program.logits(pieces, weights, start=self._cut + 1)
         return torch.cat(program.each(partial(self._finish, weights), self._pieces[shard]))
+
+    @cached_property
+    def _layouts(self) -> Layouts:
+        return layouts_of(self._program)
+
+    @cached_property
+    def _masks(self) -> Masks | None:
+        """Of the group entered last; found when several interventions are to run at once."""
+        return Masks.find(self._program, self._entered, self._layouts) if self._entered else None
 
     def several(self, shard: int, group: ChannelGroup, sets: Sequence[Sequence[int]]) -> Tensor:
         """Logits of one shard's images without each of these sets of units, shape (sets, n, K).

@@ -10,12 +10,13 @@ et al., arXiv 1505.06798, §3.2, which relaxes towards it with a penalty instead
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
+from edgeprune.compensate.layers import arguments_of
 from edgeprune.compensate.least_squares import System
 
 aten = torch.ops.aten
@@ -70,8 +71,7 @@ def clamp_behind(node: fx.Node) -> Clamp | None:
         return Clamp(0.0, float("inf"))
     if reader.target not in CLAMPS:
         return None
-    names = [argument.name for argument in reader.target._schema.arguments]
-    given: Mapping[str, object] = {**dict(zip(names, reader.args, strict=False)), **reader.kwargs}
+    given = arguments_of(reader)
     hardtanh = reader.target in CLAMPS[:2]
     low = given.get("min_val", -1.0) if hardtanh else given.get("min")
     high = given.get("max_val", 1.0) if hardtanh else given.get("max")

@@ -112,13 +112,18 @@ def find_layers(program: Program) -> dict[str, Layer]:
     return {layer.weight: layer for layer in found if reads[layer.weight] == 1}
 
 
+def arguments_of(node: fx.Node) -> dict[str, Any]:  # Any: as the graph holds them
+    """An op's arguments by the names of its schema; those left out are missing."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    names = [argument.name for argument in node.target._schema.arguments]
+    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+
+
 def _layer(place: int, node: fx.Node) -> Layer | None:
     known = (*CONVOLUTIONS, *TRANSPOSED, aten.linear.default)
     if node.target not in known:
         return None
-    names = [argument.name for argument in node.target._schema.arguments]
-    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-    a: dict[str, Any] = given  # Any: as the graph holds them
+    a = arguments_of(node)
     weight, bias = a["weight"], a.get("bias")
     if weight.op != "get_attr" or (bias is not None and bias.op != "get_attr"):
         return None

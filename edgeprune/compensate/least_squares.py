@@ -53,9 +53,16 @@ class Sums:
         self.inputs += other.inputs
         self.outputs += other.outputs
 
+    def constants(self, weights: Tensor) -> Tensor:
+        """What outputs lack of their targets in the mean, shape (groups, outputs)."""
+        return self.outputs / self.rows - self._mean(weights)
+
+    def _mean(self, weights: Tensor) -> Tensor:
+        return (weights * (self.inputs / self.rows)[..., None]).sum(dim=1)
+
     def of_products(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of inputs times weights, shape (groups, outputs)."""
-        mean = (weights * (self.inputs / self.rows)[..., None]).sum(dim=1)
+        mean = self._mean(weights)
         second = (weights * (self.gram @ weights)).sum(dim=1) / self.rows
         return mean, (second - mean**2).clamp_min(0)
 

@@ -130,11 +130,10 @@ class _Run:
         start = weight_rows(layer, weight).double()
         sums, kept, clamp = self._gathered(layer, read)
         equations, solution = system(sums, start[:, read], self.ridge, intercept=_has_constant(layer))
-        mean, variance = sums.of_products(solution)
-        constant = sums.outputs / sums.rows - mean if _has_constant(layer) else None
+        constant = sums.constants(solution) if _has_constant(layer) else None
         if clamp is not None and constant is not None:
             solution, constant = clamps.improved(equations, solution, constant, kept, clamp)
-            mean, variance = sums.of_products(solution)
+        mean, variance = sums.of_products(solution)
         if layer.transposed:  # over all taps
             mean, variance = _over_taps(mean, variance, outputs=weight.shape[1])
         self.moments[layer.weight] = (mean.ravel(), variance.ravel())
@@ -145,10 +144,14 @@ class _Run:
     def _gathered(self, layer: Layer, read: Tensor) -> tuple[Sums, list[Rows], Clamp | None]:
         """What least squares needs of a layer, and where a clamp follows, rows to look at again."""
         pairs, thin = self._sample(positions(layer), most_rows(len(read)))
-        clamp = self._clamp(layer)
+        clamp, other = self._clamp(layer), self._other_branch(layer)
+        if clamp is None and other not in self.changed:  # the layer's own target is the same then
+            other = None
 
         def look(pair: Pair) -> tuple[Sums, Rows | None]:
-            rows, target = self._look(layer, read, thin, pair)
+            self.pairs.go_on_(pair, layer.place)
+            rows, target = self._rows(layer, other, read, thin, pair)
+            self.pairs.settle_(pair)
             most = -(-clamps.enough_rows(len(read)) // len(pairs))
             return Sums.of(rows.inputs, target), rows.thinned(most) if clamp else None
 
@@ -177,18 +180,17 @@ class _Run:
         places = [number * len(pieces) // count for number in range(count)]
         return [pieces[place] for place in places], max(1, positions * images // most)
 
-    def _look(self, layer: Layer, read: Tensor, thin: int, pair: Pair) -> tuple[Rows, Tensor]:
+    def _rows(  # a layer, what it is added to, and which positions of which images
+        self, layer: Layer, other: fx.Node | None, read: Tensor, thin: int, pair: Pair
+    ) -> tuple[Rows, Tensor]:
         """Rows of one piece, and the layer's own part of their goal."""
-        self.pairs.go_on_(pair, layer.place)
         goal, rest = pair.dense[layer.node], None
         if layer.transposed and layer.bias is not None:
             goal = goal - self.weights[layer.bias][:, None, None]
-        other = self._other_branch(layer)
-        if other in self.changed or (other is not None and clamps.clamp_behind(*layer.node.users)):
+        if other is not None:
             goal, rest = goal + pair.dense[other], target_rows(layer, pair.current[other], thin)
         inputs = patches(layer, self.weights[layer.weight], pair.current[layer.source], thin)
         goal = target_rows(layer, goal, thin)
-        self.pairs.settle_(pair)
         if len(read) < inputs.shape[2]:
             inputs = inputs.index_select(2, read)
         return Rows(inputs, goal, rest), goal if rest is None else goal - rest

@@ -203,12 +203,11 @@ class Examiner:
     def _foretold(self, expected: Doubles) -> list[Shard]:
         """The shards in the order of how near their classes should come to their limits, or pass them."""
         tolerance = np.maximum(self.judge.tolerance, TINY)
+        return self._by(lambda shard: self._slack + expected[shard.number] / tolerance)
 
-        def slack(shard: Shard) -> float:
-            own = list(shard.classes)
-            return float(min(self._slack[own] + expected[shard.number] / tolerance[own]))
-
-        return sorted(self.shards, key=slack)
+    def _by(self, slack: Callable[[Shard], Doubles]) -> list[Shard]:
+        """The shards in the order of the least that one of their classes has left."""
+        return sorted(self.shards, key=lambda shard: float(min(slack(shard)[list(shard.classes)])))
 
     def _each(
         self, scores: Callable[[Shard], Doubles], order: Sequence[Shard]
@@ -253,7 +252,7 @@ class Examiner:
         last came first, and 13 in the best of all orders.
         """
         self._slack = z / self.judge.quantiles
-        self._order = sorted(self.shards, key=lambda shard: float(min(self._slack[list(shard.classes)])))
+        self._order = self._by(lambda shard: self._slack)
         for number in self._blamed:
             self.put_first_(number)
         self.sorted = True

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import re
 
 import torch
 
 from edgeprune import memory
 from edgeprune.errors import ConfigError
-
-log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 64
 """Interventions in one run where nobody says how many: refusals rarely come in longer rows."""
@@ -31,7 +28,6 @@ def find(name: str) -> torch.device:
         return torch.device("cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        log.info("the analysis runs on %s", "cuda" if count else "the CPU: no CUDA device was found")
         return torch.device("cuda:0" if count else "cpu")
     found = re.fullmatch(r"cuda(?::(\d+))?", name)
     if not found:

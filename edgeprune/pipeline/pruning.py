@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -30,6 +31,8 @@ from edgeprune.records import (
     Trajectory,
     Width,
 )
+
+log = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 64
 SURE = 0.01
@@ -161,7 +164,10 @@ def make_study(
         ConfigError: there is no such device.
     """
     graph, batch = analysed.traced.graph_module, analysed.traced.batch
-    program = causal.Program(graph, batch=batch, device=devices.find(options.device))
+    device = devices.find(options.device)
+    if options.device == "auto":
+        log.info("the analysis runs on %s", "a GPU" if device.type == "cuda" else "the CPU: no GPU was found")
+    program = causal.Program(graph, batch=batch, device=device)
     kept = dense_kept(analysed.traced, program, images)
     return Study(analysed.traced, analysed.coupling, images, options, program, kept, journey or Journey())
 

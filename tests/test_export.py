@@ -18,6 +18,8 @@ from torchvision import models
 from edgeprune import channels, export
 from edgeprune.errors import ModelError, ParityError, RunFolderError
 from edgeprune.export import artifact, params_and_macs, parity, simplify, to_onnx, to_openvino, writing
+from edgeprune.pipeline.deploying import exact_outputs
+from edgeprune.pipeline.pruning import run
 from edgeprune.records import Floats, InputSpec, OnnxOptions
 
 SPEC = InputSpec(shape=(3, 8, 8))
@@ -290,6 +292,24 @@ def test_parity_is_relative_to_the_largest_score() -> None:
 def test_a_break_names_the_stage() -> None:
     with pytest.raises(ParityError, match=r"pruned: onnx -> openvino: scores differ by 0\.0025"):
         parity("pruned: onnx -> openvino", SCORES, SCORES + np.float32(0.01))
+
+
+def test_a_network_that_amplifies_rounding_is_blamed_itself() -> None:
+    off = SCORES + np.float32(0.01)
+    with pytest.raises(ParityError, match=r"in 32 and 64 bits differ by 0\.0025: check its normalisation"):
+        parity("torch -> onnx", SCORES, off, exact=lambda: off)
+    with pytest.raises(ParityError, match="report this as a bug"):
+        parity("torch -> onnx", SCORES, off, exact=lambda: SCORES)
+
+
+def test_scores_in_double_precision_leave_the_network_as_it_is() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    images = np.ones((3, 3, 2, 2), dtype=np.float32)
+    found = exact_outputs(net, images)
+    assert found is not None
+    assert found.dtype == np.float64
+    assert net[1].weight.dtype == torch.float32
+    np.testing.assert_allclose(found, run(net, images), rtol=1e-5)
 
 
 def test_scores_that_are_all_zero_agree_only_with_zeros() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import nn
 
 from edgeprune import channels, export, runtime
@@ -57,22 +60,22 @@ def deploy(  # noqa: PLR0913  # one argument for each thing that only the build 
     (root / FOLDER).mkdir(exist_ok=True)
     onnx_path = root / FOLDER / f"{name}.onnx"
     expected = run(module, images, batch=1)  # as it will run, and the only size that some networks take
+    compared = partial(export.parity, exact=partial(exact_outputs, module, images))
     parity: list[Parity] = []
     if masked is not None:
-        parity.append(export.parity(f"{name}: masked -> cut out", masked, expected, limit=MASKED_LIMIT))
+        parity.append(compared(f"{name}: masked -> cut out", masked, expected, limit=MASKED_LIMIT))
     found = [*notes, *export.to_onnx(module, spec, onnx_path, options)]
-    parity.append(
-        export.parity(f"{name}: torch -> ONNX", expected, outputs(onnx_path, "onnxruntime", threads, images))
-    )
+    exported = outputs(onnx_path, "onnxruntime", threads, images)
+    parity.append(compared(f"{name}: torch -> ONNX", expected, exported))
     if simplify:
         found += export.simplify(onnx_path)
         simple = outputs(onnx_path, "onnxruntime", threads, images)
-        parity.append(export.parity(f"{name}: torch -> simplified ONNX", expected, simple))
+        parity.append(compared(f"{name}: torch -> simplified ONNX", expected, simple))
     params, macs = export.params_and_macs(onnx_path, spec)
     if fp16:
         found += export.to_fp16(onnx_path)
         narrow = outputs(onnx_path, "onnxruntime", threads, images)
-        parity.append(export.parity(f"{name}: torch -> 16-bit weights", expected, narrow, limit=FP16_LIMIT))
+        parity.append(compared(f"{name}: torch -> 16-bit weights", expected, narrow, limit=FP16_LIMIT))
     deployed, files = onnx_path, [*export.parts(onnx_path), *saved]
     if runtime_name == "openvino":
         deployed = onnx_path.with_suffix(".xml")
@@ -80,12 +83,21 @@ def deploy(  # noqa: PLR0913  # one argument for each thing that only the build 
         files += [deployed, deployed.with_suffix(".bin")]
         final = outputs(deployed, runtime_name, threads, images)
         limit = FP16_LIMIT if fp16 else EXACT_LIMIT
-        parity.append(export.parity(f"{name}: torch -> OpenVINO", expected, final, limit=limit))
+        parity.append(compared(f"{name}: torch -> OpenVINO", expected, final, limit=limit))
     artifact = export.artifact(
         deployed, root=root, runtime=runtime_name, onnx_path=onnx_path, params=params, macs=macs, notes=found
     )
     relative = tuple(path.relative_to(root).as_posix() for path in files)
     return Export(artifact=artifact, parity=tuple(parity), files=relative, notes=tuple(found))
+
+
+def exact_outputs(module: nn.Module, images: Floats) -> Floats | None:
+    """What a network gives in double precision, shape (n, K); None where it cannot run in it."""
+    doubled = copy.deepcopy(module).double()
+    try:
+        return run(doubled, images.astype(np.float64), batch=1)
+    except RuntimeError:  # constants of the graph that stay in single precision
+        return None
 
 
 def outputs(path: Path, runtime_name: str, threads: int, images: Floats) -> Floats:

@@ -138,8 +138,9 @@ class BuildConfig(BaseModel):
     """Of c-swap: what an intervention is compared with."""
     order: Literal["magnitude", "random"] = "magnitude"
     """Of c-swap: of units within a layer."""
-    price: Literal["units", "params", "macs", "both"] = "units"
-    """Of c-swap-c: what the damage of a unit is divided by for the order of removal."""
+    price: Literal["auto", "units", "params", "macs", "both"] = "auto"
+    """Of c-swap-c: what the damage of a unit is divided by for the order of removal; auto: params where a
+    share of them is to go, else units."""
     group_test: Annotated[int, Field(ge=1)] = 64
     early_exit: bool = True
     device: Annotated[str, AfterValidator(_known_device)] = "cpu"

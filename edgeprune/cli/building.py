@@ -146,7 +146,8 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     price: Annotated[
         str | None,
         typer.Option(
-            help="Order by damage per: units, params, macs or both \\[units].", rich_help_panel=SEARCH
+            help="Order by damage per: units, params, macs, both \\[params for --max-param-ratio].",
+            rich_help_panel=SEARCH,
         ),
     ] = None,
     group_test: Annotated[

@@ -13,7 +13,7 @@ from edgeprune.records import Basis, Budget, Figure, Floats, Labels, Limit, Spli
 
 Compensation = Literal["none", "mean", "linear", "affine"]
 Allocation = Literal["global", "uniform"]
-Price = Literal["units", "params", "macs", "both"]
+Price = Literal["auto", "units", "params", "macs", "both"]
 Test = Literal["welch", "paired"]
 Combine = Literal["any-class", "pooled"]
 Reference = Literal["dense", "current"]
@@ -69,8 +69,9 @@ class PruneOptions:
     """Re-estimate BatchNorm statistics at the end (affine compensation does so anyway)."""
     allocation: Allocation = "global"
     """Of a criterion: one order over all layers, or the same share of every group."""
-    price: Price = "units"
-    """Of c-swap-c: what the damage of a unit is divided by for the order of removal."""
+    price: Price = "auto"
+    """Of c-swap-c: what the damage of a unit is divided by for the order of removal; auto: params where a
+    share of them is to go, else units."""
     seed: int = 0
     """Of what is random: some criteria, and the order `random`."""
     alpha: float = 0.05
@@ -109,6 +110,13 @@ class PruneOptions:
     @property
     def compensation(self) -> Compensation:
         return self.compensate or ("affine" if self.method == "c-swap-c" else "none")
+
+    @property
+    def counted(self) -> Literal["units", "params", "macs", "both"]:
+        """What the order of removal counts as saved."""
+        if self.price == "auto":
+            return "units" if self.max_param_ratio is None else "params"
+        return self.price
 
     @property
     def refits(self) -> bool:

@@ -297,7 +297,8 @@ class Study:
 
     def prices(self, removed: Removed) -> dict[str, float] | None:
         """What one unit less of each group saves, as the options count."""
-        if self.options.price == "units":
+        counted = self.options.counted
+        if counted == "units":
             return None
         now = self.ledger.ratios(removed)
         prices = {}
@@ -306,7 +307,7 @@ class Study:
             unit = next((u for u in range(group.units) if u not in gone), 0)
             after = self.ledger.ratios({**removed, group.name: (*gone, unit)})
             saved = [b - a for a, b in zip(now, after, strict=True)]
-            prices[group.name] = {"params": saved[0], "macs": saved[1]}.get(self.options.price, sum(saved))
+            prices[group.name] = {"params": saved[0], "macs": saved[1]}.get(counted, sum(saved))
         return prices
 
     def blocks(self, survivors: compensate.Survivors, stride: float | None = None) -> list[compensate.Block]:

@@ -11,7 +11,7 @@ from tiny_builds import calibration, trained_net
 from edgeprune.pipeline import compensated
 from edgeprune.pipeline.compensated import STRIDE
 from edgeprune.pipeline.finding import net_removal
-from edgeprune.pipeline.options import Images, Labelled, PruneOptions
+from edgeprune.pipeline.options import Images, Labelled, Price, PruneOptions
 from edgeprune.pipeline.pruning import analyse, count_findings, make_study
 from edgeprune.pipeline.study import Study, Walked
 from edgeprune.records import Finding, InputSpec, Step
@@ -108,3 +108,34 @@ def test_without_a_limit_the_natural_end_is_the_end() -> None:
     assert found.stopped == "natural end: every unit was tested"
     assert {each.factor for each in found.passes} == {1.0}
     assert not any(step.removed and step.finding is Finding.CRITICAL for step in found.steps)
+
+
+def test_a_share_of_the_parameters_is_paid_in_parameters() -> None:
+    assert PruneOptions().counted == "units"
+    assert PruneOptions(max_accuracy_drop=0.01).counted == "units"
+    assert FAR.counted == "params"
+    assert replace(FAR, price="macs").counted == "macs"
+    assert replace(FAR, price="units").counted == "units"
+
+
+@pytest.mark.parametrize("price", ["auto", "params", "macs", "both"])
+def test_the_order_is_that_of_damage_for_what_a_unit_saves(price: Price) -> None:
+    study = study_of(replace(FAR, price=price))
+    saved = {group.name: study.ledger.ratios({group.name: (0,)}) for group in study.groups}
+    wanted = {
+        name: {"macs": macs, "both": params + macs}.get(price, params)
+        for name, (params, macs) in saved.items()
+    }
+    prices = study.prices({})
+    assert prices == pytest.approx(wanted)
+    survivors = study.survivors(study.program.dense, study.measure(study.program.dense), {})
+    ladders = study.ladders(survivors)
+    effects = study.effects(survivors, ladders, {})
+    reached, costs = dict.fromkeys(ladders, 0.0), []
+    for block in study.blocks(survivors):
+        cost = effects.get(block.group, 1.0) * block.damage / len(block.units) / wanted[block.group]
+        reached[block.group] = max(reached[block.group], cost)
+        costs.append(reached[block.group])
+    assert len(costs) == sum(map(len, ladders.values()))
+    assert costs == sorted(costs)
+    assert costs[-1] > costs[0]

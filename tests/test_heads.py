@@ -164,7 +164,7 @@ def test_heads_lose_width_in_every_method(method: str, fused: bool, tmp_path: Pa
     """The scores that the method saw, on masks and refitted layers, are those of the network that is cut."""
     network, images = classifier(fused=fused)
     most = 0.85 if method == "c-swap-c" else 0.5  # heads, which the answers feel most, go late
-    options = PruneOptions(method=method, head_width=True, align=1, max_param_ratio=most)
+    options = PruneOptions(method=method, head_width=True, align=1, max_param_ratio=most, price="units")
     found = edgeprune.prune(network, (images, LABELS), options=options)
     assert 0.6 * most < found.pruning.plan.param_ratio <= most
     narrow = {w.group: w.after for w in found.pruning.widths if w.before == 8}

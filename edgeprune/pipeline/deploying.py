@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from edgeprune import channels, export, runtime
+from edgeprune.copying import copied
 from edgeprune.errors import ConfigError
 from edgeprune.pipeline.pruning import Analysed, Found, run
 from edgeprune.records import Export, Floats, InputSpec, OnnxOptions, Parity
@@ -93,7 +93,7 @@ def deploy(  # noqa: PLR0913  # one argument for each thing that only the build 
 
 def exact_outputs(module: nn.Module, images: Floats) -> Floats | None:
     """What a network gives in double precision, shape (n, K); None where it cannot run in it."""
-    doubled = copy.deepcopy(module).double()
+    doubled = copied(module).double()
     try:
         return run(doubled, images.astype(np.float64), batch=1)
     except RuntimeError:  # constants of the graph that stay in single precision

@@ -13,6 +13,7 @@ from sample_report import quantized_report
 from tiny_builds import NO_PROFILE, Place, measure_nothing, measured, program, settle
 
 import edgeprune
+from edgeprune.pipeline.budgeting import MORE_PROCESSES, PROCESSES, Dense, Deployer
 from edgeprune.pipeline.inputs import cpu_step
 from edgeprune.records import Interval, Outcome, Target
 
@@ -51,6 +52,48 @@ def test_a_search_for_speed_follows_the_measurement(place, monkeypatch):
     assert found.forecast.measured_ratio == found.measurement.ratio.value
     assert any(note.startswith("latency model:") for note in found.notes)
     assert (place.out / "stages" / "latency-model.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_measurement_too_vague_to_go_by_is_taken_again_at_length(place, monkeypatch):
+    """With few processes every time is told far too high: without a second look too much would go."""
+    time_is_weight(monkeypatch)
+    exact = edgeprune.build(place.config(speedup=1.3, align=2))
+    at_length: list[int] = []
+    fake = edgeprune.measure.measure
+
+    def vague(artifacts: dict[str, Path], *, processes: int, **options: Any):  # Any: keywords
+        found = fake(artifacts, processes=processes, **options)
+        at_length.append(processes)
+        wide = replace(found.ratio, low=found.ratio.value - 0.5, high=found.ratio.value + 0.5)
+        return replace(found, ratio=wide) if processes == PROCESSES else found
+
+    monkeypatch.setattr("edgeprune.measure.measure", vague)
+    found = edgeprune.build(place.config(speedup=1.3, align=2, out=place.out.with_name("again")))
+    assert MORE_PROCESSES in at_length
+    assert found.plan == exact.plan
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "limit", "is_open"),
+    [
+        (0.65, 0.77, 0.75, True),
+        (0.74, 0.76, 0.75, False),
+        (0.70, 0.76, 0.50, False),
+        (0.70, 0.76, None, False),
+    ],
+)
+def test_what_is_measured_again(low: float, high: float, limit: float | None, is_open: bool) -> None:
+    limits = {} if limit is None else {"latency": limit}
+    in_8_bits = Dense(file=Path(), artifact=None, measured=None, rest={"latency": 0.5})  # type: ignore[arg-type]
+    ratio = Interval(value=(low + high) / 2, low=low, high=high)
+    half = Interval(value=ratio.value / 2, low=low / 2, high=high / 2)
+    for found, bits in ((ratio, None), (half, Path)):
+        deployer = Deployer(
+            analysed=None, target=None, image=None, place=None,  # type: ignore[arg-type]
+            dense=in_8_bits, timed=True, limits=limits, in_8_bits=bits,
+        )  # fmt: skip
+        assert deployer.is_open(found) is is_open
 
 
 @pytest.mark.slow

@@ -74,6 +74,7 @@ class Searching:
             image=build.sample.images[0],
             place=build.place,
             timed="latency" in shares or "memory" in shares,
+            limits=shares,
             in_8_bits=partial(in_8_bits, build) if build.config.int8 else None,
         )
         model = latency_model(build) if not shares or "latency" in shares else None

@@ -13,9 +13,14 @@ from sample_report import quantized_report
 from tiny_builds import NO_PROFILE, Place, measure_nothing, measured, program, settle
 
 import edgeprune
+from edgeprune import gate
 from edgeprune.pipeline.budgeting import MORE_PROCESSES, PROCESSES, Dense, Deployer
+from edgeprune.pipeline.clocking import LONGER
 from edgeprune.pipeline.inputs import cpu_step
-from edgeprune.records import Interval, Outcome, Target
+from edgeprune.records import Basis, Budget, Figure, Interval, Limit, Outcome, Target
+
+FINAL = 4
+"""Processes of a build's own measurement."""
 
 LEAST = 0.4
 
@@ -65,13 +70,27 @@ def test_a_measurement_too_vague_to_go_by_is_taken_again_at_length(place, monkey
     def vague(artifacts: dict[str, Path], *, processes: int, **options: Any):  # Any: keywords
         found = fake(artifacts, processes=processes, **options)
         at_length.append(processes)
-        wide = replace(found.ratio, low=found.ratio.value - 0.5, high=found.ratio.value + 0.5)
-        return replace(found, ratio=wide) if processes == PROCESSES else found
+        wide = replace(found.ratio, low=0.05, high=found.ratio.value + 2)
+        return replace(found, ratio=wide) if processes in (PROCESSES, FINAL) else found
 
     monkeypatch.setattr("edgeprune.measure.measure", vague)
-    found = edgeprune.build(place.config(speedup=1.3, align=2, out=place.out.with_name("again")))
+    again = place.config(speedup=1.3, align=2, processes=FINAL, out=place.out.with_name("again"))
+    found = edgeprune.build(again)
     assert MORE_PROCESSES in at_length
+    assert at_length[-2:] == [FINAL, LONGER * FINAL]
     assert found.plan == exact.plan
+    assert found.verdict.outcome is Outcome.FITS
+
+
+def test_times_leave_limits_open() -> None:
+    found = replace(measured(pruned_ms=4.0), ratio=Interval(value=0.7, low=0.66, high=0.74))
+    assert gate.leaves_open(Budget(max_latency_ms=4.05), found, deployed="pruned")
+    assert not gate.leaves_open(Budget(max_latency_ms=5.0), found, deployed="pruned")
+    for share, is_open in ((0.7, True), (0.75, False), (0.6, False)):
+        limit = Limit(figure=Figure.LATENCY_P50, basis=Basis.DENSE, value=share)
+        assert gate.leaves_open(Budget(limits=(limit,)), found, deployed="pruned") is is_open
+    other = Limit(figure=Figure.PARAMS, basis=Basis.DENSE, value=0.7)
+    assert not gate.leaves_open(Budget(limits=(other,)), found, deployed="pruned")
 
 
 @pytest.mark.parametrize(

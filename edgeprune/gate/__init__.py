@@ -31,7 +31,7 @@ from dataclasses import replace
 
 from edgeprune.gate import words
 from edgeprune.gate.checks import check
-from edgeprune.gate.evidence import Evidence, of_report
+from edgeprune.gate.evidence import Evidence, interval, of_report
 from edgeprune.records import (
     Accuracy,
     AccuracyChange,
@@ -49,7 +49,7 @@ from edgeprune.records import (
     Verdict,
 )
 
-__all__ = ["exit_code", "judge", "judge_report"]
+__all__ = ["exit_code", "judge", "judge_report", "leaves_open"]
 
 NOTABLE_DROP = 0.01
 """A certain loss of accuracy above this is pointed out where nobody set a limit."""
@@ -105,6 +105,19 @@ def judge_report(  # noqa: PLR0913 - keywords, each with a default
     if measurement is not None:
         evidence = replace(evidence, measurement=measurement)
     return _judge(budget, evidence)
+
+
+def leaves_open(budget: Budget, measurement: Measurement, *, deployed: str) -> bool:
+    """Return whether a limit on a time lies inside its interval, so that measuring longer may decide."""
+    for limit in limits(budget):
+        found = interval(measurement.latency[deployed], limit.figure)
+        if limit.basis is Basis.DENSE and limit.figure is Figure.LATENCY_P50:
+            found = measurement.ratio
+        elif limit.basis is not Basis.ABSOLUTE:
+            continue
+        if found is not None and found.low <= limit.value < found.high:
+            return True
+    return False
 
 
 def exit_code(verdict: Verdict, *, undecided: str) -> int:

@@ -17,6 +17,7 @@ from edgeprune.config import BuildConfig
 from edgeprune.data_files import data_folder
 from edgeprune.errors import JournalError
 from edgeprune.pipeline import evaluating, sharing, telling
+from edgeprune.pipeline.clocking import final_measurement
 from edgeprune.pipeline.deploying import make_export, onnx_options
 from edgeprune.pipeline.digests import LIBRARIES, digest, images_digest, network_digest, versions
 from edgeprune.pipeline.forms import with_forms
@@ -286,27 +287,7 @@ class Build:
 
     @cached_property
     def measurement(self) -> Measurement:
-        artifacts = {name: self.folder.path / export.artifact.path for name, export in self.exports.items()}
-        inputs = {name: export.artifact.digest for name, export in self.exports.items()}
-        inputs |= {"machine": self.machine_digest, "runtime": self.runtime_digest}
-        inputs |= {"settings": digest({"processes": self.config.processes, "operators": True})}
-
-        def make() -> Measurement:
-            found = measure.measure(
-                artifacts,
-                runtime=self.target.runtime,
-                threads=self.target.threads,
-                image=self.sample.images[0],
-                processes=self.config.processes,
-                operators=True,
-                on_progress=lambda done, total: self.watcher.progress(
-                    "measure", done, total, "fresh processes"
-                ),
-                **self.place.options(),
-            )
-            return self.place.noted(found)
-
-        return self.stage("measure", Measurement, inputs, make)
+        return final_measurement(self)
 
     @cached_property
     def versions(self) -> dict[str, str]:

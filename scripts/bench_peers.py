@@ -2,7 +2,8 @@
 
 Used by `bench_methods.py` for methods named `tp-...`, `onnxsim-...` and `folding...`. Torch-Pruning
 (scripts/requirements-bench.txt) groups and cuts by itself; `+bn` re-estimates every BatchNorm on the
-calibration images afterwards, as we do. onnxsim prunes the exported network; `+ridge` is its own closed-form
+calibration images afterwards, as we do; `+affine` takes its choice of channels and gives it our compensation
+and least squares. onnxsim prunes the exported network; `+ridge` is its own closed-form
 refit, of linear layers only. `folding` ("Cut Less, Fold More") merges similar channels of our groups; each
 group loses the same share.
 """
@@ -98,10 +99,13 @@ def torch_pruning(
     whole = sum(parameter.numel() for parameter in module.parameters())
     last = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
     place = next(path for path, layer in module.named_modules() if layer is last)
+    heads = [layer.num_heads for layer in module.modules() if isinstance(layer, nn.MultiheadAttention)]
+    if heads and round_to is None:
+        round_to = max(heads)  # other widths of attention it makes, but cannot run
 
     gradients = gradients_of(module, images, labels) if name == "tp-taylor" else {}
 
-    def make(ratio: float) -> tuple[nn.Module, float]:
+    def pruner_of(ratio: float) -> tuple[nn.Module, Any]:
         network = copy.deepcopy(module).eval()
         for path, parameter in network.named_parameters():
             parameter.requires_grad_(True)
@@ -116,6 +120,13 @@ def torch_pruning(
             round_to=round_to,
             ignored_layers=[network.get_submodule(place)],
         )
+        return network, pruner
+
+    if extra == "affine":
+        return with_our_compensation(field, pruner_of)
+
+    def make(ratio: float) -> tuple[nn.Module, float]:
+        network, pruner = pruner_of(ratio)
         if ratio:
             pruner.step()
         return network, 1 - sum(parameter.numel() for parameter in network.parameters()) / whole
@@ -126,6 +137,50 @@ def torch_pruning(
         return network
 
     return make, finish
+
+
+def with_our_compensation(
+    field: Field, pruner_of: Callable[[float], tuple[nn.Module, Any]]
+) -> tuple[Maker, Finish]:
+    """Torch-Pruning's choice of channels, taken out as our methods take theirs."""
+    from edgeprune.pipeline.pruning import make_study
+
+    study = make_study(field.analysed, field.images, field.base)
+
+    def make(ratio: float) -> tuple[dict[str, tuple[int, ...]], float]:
+        cut = channels_cut(*pruner_of(ratio)) if ratio else {}
+        removed = {group.name: units_cut(group, cut) for group in study.groups}
+        return removed, study.ledger.param_ratio(removed)
+
+    def finish(removed: dict[str, tuple[int, ...]]) -> Callable[[torch.Tensor], Any]:
+        weights, _ = study.compensated(removed)
+        return lambda batch: study.program.logits(study.program.start(batch), weights)
+
+    return make, finish
+
+
+def channels_cut(network: nn.Module, pruner: Any) -> dict[str, set[int]]:
+    """Weight -> the output channels that Torch-Pruning would cut, all of them of the whole network."""
+    names = {layer: path for path, layer in network.named_modules()}
+    found: dict[str, set[int]] = {}
+    for group in list(pruner.step(interactive=True)):
+        for dep, channels in group:
+            layer = dep.target.module
+            if isinstance(layer, nn.Conv2d | nn.Linear) and pruner.DG.is_out_channel_pruning_fn(dep.handler):
+                found.setdefault(f"{names[layer]}.weight", set()).update(map(int, channels))
+    return found
+
+
+def units_cut(group: ChannelGroup, cut: Mapping[str, set[int]]) -> tuple[int, ...]:
+    """The units of one of our groups all of whose channels are cut in a layer that makes them; never all."""
+    gone = {
+        unit
+        for slot in group.slots
+        if not slot.consumer and slot.axis == 0 and slot.parameter in cut
+        for unit, channels in enumerate(np.reshape(slot.indices, (group.units, -1)).tolist())
+        if cut[slot.parameter].issuperset(channels)
+    }
+    return tuple(sorted(gone)[: group.units - 1])
 
 
 def gradients_of(module: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:

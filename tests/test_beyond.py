@@ -6,12 +6,14 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
 from tiny_builds import calibration, trained_net
 
-from edgeprune.pipeline import compensated
+from edgeprune.compensate import Survivors
+from edgeprune.pipeline import compensated, orders
 from edgeprune.pipeline.compensated import STRIDE
 from edgeprune.pipeline.finding import net_removal
-from edgeprune.pipeline.options import Images, Labelled, Price, PruneOptions
+from edgeprune.pipeline.options import Counted, Images, Labelled, Price, PruneOptions
 from edgeprune.pipeline.pruning import analyse, count_findings, make_study
 from edgeprune.pipeline.study import Study, Walked
 from edgeprune.records import Finding, InputSpec, Step
@@ -34,6 +36,12 @@ def walked(options: PruneOptions, recorded: tuple[Step, ...] = ()) -> tuple[Stud
     return study, compensated.walk(study, lambda *seen: None, recorded)
 
 
+def dense_of(study: Study) -> Survivors:
+    """The dense network, ready to lose units."""
+    dense = study.program.dense
+    return study.survivors(dense, study.measure(dense), {})
+
+
 @pytest.fixture(scope="module")
 def far() -> tuple[Study, Walked]:
     return walked(FAR)
@@ -41,10 +49,11 @@ def far() -> tuple[Study, Walked]:
 
 def test_each_pass_takes_its_share_up_to_the_limit(far: tuple[Study, Walked]) -> None:
     study, found = far
-    natural = [each for each in found.passes if each.factor == 1.0]
+    natural = [each for each in found.passes if not each.order]
     beyond = found.passes[len(natural) :]
     assert len(beyond) > 3
-    assert all(each.factor > 1 for each in beyond), "how far scores fell is told"
+    assert all(each.factor == 1 for each in natural)
+    assert beyond[-1].factor > 1, "how far scores fell is told"
     gone = [natural[-1].param_ratio, *(each.param_ratio for each in beyond)]
     largest = max(study.ledger.param_ratio({g.name: (0,)}) for g in study.groups)
     for before, after in pairwise(gone[:-1]):
@@ -110,32 +119,84 @@ def test_without_a_limit_the_natural_end_is_the_end() -> None:
     assert not any(step.removed and step.finding is Finding.CRITICAL for step in found.steps)
 
 
-def test_a_share_of_the_parameters_is_paid_in_parameters() -> None:
-    assert PruneOptions().counted == "units"
-    assert PruneOptions(max_accuracy_drop=0.01).counted == "units"
-    assert FAR.counted == "params"
-    assert replace(FAR, price="macs").counted == "macs"
-    assert replace(FAR, price="units").counted == "units"
-
-
 @pytest.mark.parametrize("price", ["auto", "params", "macs", "both"])
 def test_the_order_is_that_of_damage_for_what_a_unit_saves(price: Price) -> None:
     study = study_of(replace(FAR, price=price))
     saved = {group.name: study.ledger.ratios({group.name: (0,)}) for group in study.groups}
     wanted = {
-        name: {"macs": macs, "both": params + macs}.get(price, params)
+        name: {"macs": macs, "both": params + macs, "auto": 1.0}.get(price, params)
         for name, (params, macs) in saved.items()
     }
-    prices = study.prices({})
-    assert prices == pytest.approx(wanted)
-    survivors = study.survivors(study.program.dense, study.measure(study.program.dense), {})
+    survivors = dense_of(study)
     ladders = study.ladders(survivors)
     effects = study.effects(survivors, ladders, {})
     reached, costs = dict.fromkeys(ladders, 0.0), []
-    for block in study.blocks(survivors):
+    for block in orders.natural(study, survivors):
         cost = effects.get(block.group, 1.0) * block.damage / len(block.units) / wanted[block.group]
         reached[block.group] = max(reached[block.group], cost)
         costs.append(reached[block.group])
     assert len(costs) == sum(map(len, ladders.values()))
     assert costs == sorted(costs)
     assert costs[-1] > costs[0]
+
+
+def test_the_order_that_answers_best_is_taken() -> None:
+    study = study_of(FAR)
+    survivors = dense_of(study)
+    name, blocks = orders.beyond(study, survivors, 0.6)
+    rivals = orders.Orders(study, survivors, 0.6)
+    move = study.mover(study.program.dense)
+    moved = {
+        orders.LAMP: move(rivals.fitted(rivals.by_magnitude())),
+        **{each: move(rivals.fitted(rivals.by_damage(*how))) for each, how in orders.COMPETING.items()},
+    }
+    assert len(set(moved.values())) > 1, "else they do not compete"
+    assert moved[name] == min(moved.values()) == move(rivals.fitted(blocks))
+    assert survivors.removed == {}, "trials leave the network as it is"
+
+
+@pytest.mark.parametrize(("price", "counted"), [("units", "units"), ("params", "params"), ("macs", "macs")])
+def test_an_order_that_is_asked_for_has_no_rivals(price: Price, counted: Counted) -> None:
+    study = study_of(replace(FAR, price=price))
+    survivors = dense_of(study)
+    name, blocks = orders.beyond(study, survivors, 0.6)
+    assert name == orders.NAMES[counted]
+    assert blocks == orders.Orders(study, survivors, 0.6).by_damage(counted)
+
+
+def test_passes_tell_their_orders(far: tuple[Study, Walked]) -> None:
+    _, found = far
+    assert {each.order for each in found.passes} <= {"", orders.LAMP, *orders.COMPETING}
+    assert all(each.order for each in found.passes if each.factor > 1)
+    assert not found.passes[0].order, "up to the natural end nothing competes"
+
+
+def test_layer_adaptive_magnitude() -> None:
+    study = study_of(FAR)
+    survivors = dense_of(study)
+    blocks = orders.Orders(study, survivors, 0.3).by_magnitude()
+    left = {g.name: dict(enumerate(orders.squared(g, survivors.weights))) for g in study.groups}
+    sizes = {name: len(units) for name, units in left.items()}
+    shares = []
+    for block in blocks:
+        units = left[block.group]
+        (unit,) = block.units
+        assert units[unit] == min(units.values())
+        shares.append((block.group, units[unit] / sum(units.values())))
+        del units[unit]
+    assert [share for _, share in shares] == sorted(share for _, share in shares)
+    assert all(0 < len(units) < sizes[name] for name, units in left.items()), "no layer goes alone"
+
+
+def test_squares_are_of_what_makes_and_what_reads_a_unit() -> None:
+    study = study_of(FAR)
+    group = study.groups[0]
+    weights = study.program.dense
+    made, *read = [slot for slot in group.slots if weights.get(slot.parameter, torch.zeros(1)).ndim > 1]
+    found = orders.squared(group, weights)
+    for unit in range(group.units):
+        total = weights[made.parameter][made.indices[unit]].double().square().sum()
+        for slot in read:
+            rows = weights[slot.parameter].movedim(slot.axis, 0)[slot.indices[unit]]
+            total += rows.double().square().sum() / len(slot.indices[unit])
+        assert found[unit] == pytest.approx(float(total))

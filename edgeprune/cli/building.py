@@ -146,7 +146,7 @@ def build(  # noqa: PLR0913, PLR0917  # one argument for each flag
     price: Annotated[
         str | None,
         typer.Option(
-            help="Order by damage per: units, params, macs, both \\[params for --max-param-ratio].",
+            help="Order by damage per: units, params, macs, both \\[the best, measured].",
             rich_help_panel=SEARCH,
         ),
     ] = None,

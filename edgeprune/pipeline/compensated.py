@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from edgeprune import causal, compensate
+from edgeprune.pipeline import orders
 from edgeprune.pipeline.ledger import Removed
 from edgeprune.pipeline.study import NO_FIT, Study, Walked
 from edgeprune.records import Finding, Pass, Step
@@ -106,7 +107,10 @@ class _Passes:
         study = self.study
         measured = study.measure(network.weights)
         survivors = study.survivors(network.weights, measured, network.removed)
-        blocks = study.blocks(survivors, stride)
+        if stride is None:
+            name, blocks = "", orders.natural(study, survivors)
+        else:
+            name, blocks = orders.beyond(study, survivors, stride)
         self.blocks = len(blocks)
         steps, reached = causal.OrderedWalk(
             network=survivors,
@@ -123,8 +127,8 @@ class _Passes:
         taken = [step for step in steps if step.removed]
         settled = self._settle(network, survivors, taken, tested=stride is None) if taken else network
         if steps:
-            made = study.describe_pass(settled.factor, len(steps), settled.removed, settled.worst_z)
-            self.passes.append(made)
+            made = settled.factor, len(steps), settled.removed, settled.worst_z
+            self.passes.append(study.describe_pass(*made, order=name))
         return settled, reached and settled.removed == survivors.removed
 
     def _settle(

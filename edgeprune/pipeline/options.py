@@ -13,7 +13,8 @@ from edgeprune.records import Basis, Budget, Figure, Floats, Labels, Limit, Spli
 
 Compensation = Literal["none", "mean", "linear", "affine"]
 Allocation = Literal["global", "uniform"]
-Price = Literal["auto", "units", "params", "macs", "both"]
+Counted = Literal["units", "params", "macs", "both"]
+Price = Literal["auto"] | Counted
 Test = Literal["welch", "paired"]
 Combine = Literal["any-class", "pooled"]
 Reference = Literal["dense", "current"]
@@ -70,8 +71,8 @@ class PruneOptions:
     allocation: Allocation = "global"
     """Of a criterion: one order over all layers, or the same share of every group."""
     price: Price = "auto"
-    """Of c-swap-c: what the damage of a unit is divided by for the order of removal; auto: params where a
-    share of them is to go, else units."""
+    """Of c-swap-c: what the damage of a unit is divided by for the order of removal; auto: nothing up to the
+    natural end, and beyond it whichever of several orders answers best, pass by pass."""
     seed: int = 0
     """Of what is random: some criteria, and the order `random`."""
     alpha: float = 0.05
@@ -112,11 +113,9 @@ class PruneOptions:
         return self.compensate or ("affine" if self.method == "c-swap-c" else "none")
 
     @property
-    def counted(self) -> Literal["units", "params", "macs", "both"]:
-        """What the order of removal counts as saved."""
-        if self.price == "auto":
-            return "units" if self.max_param_ratio is None else "params"
-        return self.price
+    def counted(self) -> Counted | None:
+        """What the order of removal counts as saved; None: nobody said."""
+        return None if self.price == "auto" else self.price
 
     @property
     def refits(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -267,11 +266,18 @@ class Study:
         """What the task keeps of the outputs, piece by piece: they may be large."""
         return run_pieces(self.program, self.task, (pieces, labels), weights)
 
-    def describe_pass(self, factor: float, interventions: int, removed: Removed, worst_z: float) -> Pass:
+    def describe_pass(
+        self, factor: float, interventions: int, removed: Removed, worst_z: float, *, order: str = ""
+    ) -> Pass:
         """The record of one pass over all layers, with what is gone after it."""
         params, macs = self.ledger.ratios(removed)
         return Pass(
-            factor=factor, interventions=interventions, param_ratio=params, mac_ratio=macs, worst_z=worst_z
+            factor=factor,
+            interventions=interventions,
+            param_ratio=params,
+            mac_ratio=macs,
+            worst_z=worst_z,
+            order=order,
         )
 
     def step(self, group: ChannelGroup) -> int:
@@ -294,51 +300,6 @@ class Study:
     def progress(self, name: str) -> Callable[[int, int], None]:
         """Tells how far something of this name is."""
         return partial(self.journey.on_progress, name)
-
-    def prices(self, removed: Removed) -> dict[str, float] | None:
-        """What one unit less of each group saves, as the options count."""
-        counted = self.options.counted
-        if counted == "units":
-            return None
-        now = self.ledger.ratios(removed)
-        prices = {}
-        for group in self.groups:
-            gone = removed.get(group.name, ())
-            unit = next((u for u in range(group.units) if u not in gone), 0)
-            after = self.ledger.ratios({**removed, group.name: (*gone, unit)})
-            saved = [b - a for a, b in zip(now, after, strict=True)]
-            prices[group.name] = {"params": saved[0], "macs": saved[1]}.get(counted, sum(saved))
-        return prices
-
-    def blocks(self, survivors: compensate.Survivors, stride: float | None = None) -> list[compensate.Block]:
-        """All units that may leave, in the order of what they do to the answers for what they save.
-
-        Args:
-            survivors: The current network.
-            stride: Share of its parameters: the first units, until no more is left; None: all units. Chosen
-                twice, as by `descent`.
-        """
-        ladders, prices = self.ladders(survivors), self.prices(survivors.removed)
-
-        def ordered(weights: Mapping[str, float] | None = None) -> list[compensate.Block]:
-            blocks = compensate.in_order(ladders, prices, weights)
-            return blocks if stride is None else self._first(blocks, survivors.removed, stride)
-
-        taken = {} if stride is None else Counter(block.group for block in ordered())
-        found = ordered(self.effects(survivors, ladders, taken))
-        told = [(block.group, block.units, block.damage) for block in found]
-        return [
-            compensate.Block(group=group, units=tuple(units), damage=damage)
-            for group, units, damage in agreed(self.journey.crew, told)
-        ]
-
-    def _first(
-        self, blocks: Sequence[compensate.Block], removed: Removed, stride: float
-    ) -> list[compensate.Block]:
-        """The first blocks, until no more than a share of the parameters that are there is left."""
-        most = 1 - stride * (1 - self.ledger.param_ratio(removed))
-        count = self.ledger.most(len(blocks), lambda n: causal.joined(removed, blocks[:n]), most)
-        return list(blocks[: count + 1])
 
     def effects(
         self,

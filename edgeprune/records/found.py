@@ -118,6 +118,8 @@ class Pass:
     mac_ratio: float
     worst_z: float
     """Of the network as refitted at the end of the pass."""
+    order: str = ""
+    """Beyond the natural end: the order that the pass took its units in."""
 
 
 ALL_CLASSES = "all classes together"

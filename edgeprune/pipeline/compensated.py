@@ -3,9 +3,9 @@
 A pass measures what the layers read, orders all units by the damage that is left after compensation, walks
 through them with group tests on the compensated network, and refits every layer. Passes at level α go on
 while they still remove something. Where a limit asks for more, each of the following ones takes a share of
-the parameters in the same order, whatever the tests say; the trajectory names how far the scores fell. A
-pass after which the refitted network breaks the guarantee, or the limit on accuracy, gives back its last
-interventions.
+the parameters in the best of several orders (`orders`), whatever the tests say; the trajectory names how far
+the scores fell. A pass after which the refitted network breaks the guarantee, or the limit on accuracy, gives
+back its last interventions.
 """
 
 from __future__ import annotations

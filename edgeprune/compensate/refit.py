@@ -39,6 +39,8 @@ WORK = 1.6e10
 """Products that are not too many."""
 FEWEST_IMAGES, SPARE = 64, 4
 """Images that they come from, at least; and how many times as many positions those have."""
+ROUGH_ROWS = 5_000
+"""At least, of a rough fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,12 +57,13 @@ class Refit:
     moments: dict[str, tuple[Tensor, Tensor]]
 
 
-def refit(
+def refit(  # noqa: PLR0913 - keywords, each with a default
     subject: Subject,
     weights: Weights,
     removed: Removed,
     *,
     ridge: float | None = None,
+    rough: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Refit:
     """Fit every layer whose inputs differ from the dense network's.
@@ -70,9 +73,10 @@ def refit(
         weights: Of the current network: removed units' entries are zero where they are read.
         removed: Units that are gone.
         ridge: See `RIDGE`; None: that, and more where images are few (`shrinkage.oas`).
+        rough: Look at a fraction of the positions, and at no activation: to tell networks apart, not to keep.
         on_progress: Called with layers done and all layers.
     """
-    run = _Run(subject, dict(weights), dead_inputs(subject, removed), ridge)
+    run = _Run(subject, dict(weights), dead_inputs(subject, removed), ridge, rough=rough)
     ordered = sorted(subject.layers.values(), key=lambda found: found.place)
     todo = [layer for layer in ordered if run.fits(layer)]
     for done, layer in enumerate(todo):
@@ -104,8 +108,11 @@ class _Run:
         weights: dict[str, Tensor],
         dead: Mapping[str, list[tuple[int, Tensor]]],
         ridge: float | None,
+        *,
+        rough: bool,
     ) -> None:
         self.program, self.weights, self.dead, self.ridge = subject.program, weights, dead, ridge
+        self.rough = rough
         self.changed = self._changed()
         self.pairs = Pairs(subject, weights, self.changed)
         self.fitted: dict[str, Tensor] = {}
@@ -143,7 +150,7 @@ class _Run:
 
     def _gathered(self, layer: Layer, read: Tensor) -> tuple[Sums, list[Rows], Clamp | None]:
         """What least squares needs of a layer, and where a clamp follows, rows to look at again."""
-        pairs, thin = self._sample(positions(layer), most_rows(len(read)))
+        pairs, thin = self._sample(positions(layer), most_rows(len(read), rough=self.rough))
         clamp, other = self._clamp(layer), self._other_branch(layer)
         if clamp is None and other not in self.changed:  # the layer's own target is the same then
             other = None
@@ -165,7 +172,7 @@ class _Run:
 
     def _clamp(self, layer: Layer) -> Clamp | None:
         """What of the layer's output, or of the sum that it completes, the network cuts off."""
-        if not _has_constant(layer):
+        if self.rough or not _has_constant(layer):
             return None
         user = next(iter(layer.node.users), None)
         if user is None or user.target not in ADDITIONS:
@@ -175,7 +182,8 @@ class _Run:
     def _sample(self, positions: int, most: int) -> tuple[list[Pair], int]:
         """Pieces to look at, evenly spread, and of how many of their positions one."""
         pieces, available = self.pairs.pieces, self.pairs.images
-        images = min(available, max(FEWEST_IMAGES, -(-SPARE * most // positions)))
+        spare = 1 if self.rough else SPARE
+        images = min(available, max(FEWEST_IMAGES, -(-spare * most // positions)))
         count = -(-images * len(pieces) // available)
         places = [number * len(pieces) // count for number in range(count)]
         return [pieces[place] for place in places], max(1, positions * images // most)
@@ -219,8 +227,10 @@ class _Run:
         return other if same and place < layer.place else None
 
 
-def most_rows(unknowns: int) -> int:
+def most_rows(unknowns: int, *, rough: bool = False) -> int:
     """Positions that a fit of so many inputs and taps looks at, at most."""
+    if rough:
+        return max(ROUGH_ROWS, ROWS_ANYWAY * unknowns)
     wanted = min(ROWS_PER_UNKNOWN * unknowns, int(WORK / max(unknowns, 1) ** 2))
     return max(FEWEST_ROWS, ROWS_ANYWAY * unknowns, wanted)
 

@@ -2,8 +2,8 @@
 
 No order is best for every network and at every share (docs/method.md): damages of single units do not add up,
 and least squares after a pass make good for more in some layers than in others. So beyond the natural end
-several orders each give a network without the share that a pass takes, compensated and fitted anew, and the
-one whose answers on images that no fit has seen come nearest to the dense network's is kept.
+several orders each give a network without the share that a pass takes, compensated and roughly fitted, and
+the one whose answers on images that no fit has seen come nearest to the dense network's is kept.
 """
 
 from __future__ import annotations
@@ -113,13 +113,13 @@ class Orders:
         return self._first([block for *_, block in sorted(ranked, key=lambda item: item[:2])])
 
     def fitted(self, blocks: Sequence[Block]) -> Weights:
-        """Weights without the blocks, as far as the limit on parameters allows, compensated, fitted anew."""
+        """Weights without the blocks, as far as the limit on parameters allows, fitted roughly."""
         study, gone, limit = self.study, self.survivors.removed, self.study.options.max_param_ratio
         if limit is not None:
             blocks = blocks[: self._count(blocks, limit)]
         trial = study.survivors(self.survivors.weights, self.survivors.measured, gone)
         trial.remove_(causal.joined({}, blocks))
-        return {**trial.weights, **study.refit(trial.weights, trial.removed).weights}
+        return {**trial.weights, **study.refit(trial.weights, trial.removed, rough=True).weights}
 
     def _first(self, blocks: Sequence[Block]) -> list[Block]:
         most = 1 - self.stride * (1 - self.study.ledger.param_ratio(self.survivors.removed))

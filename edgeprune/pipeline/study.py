@@ -287,11 +287,11 @@ class Study:
     def measure(self, weights: Weights) -> compensate.Measured:
         return compensate.measure_moments(self.subject, weights, on_progress=self.progress("moments"))
 
-    def refit(self, weights: Weights, removed: Removed) -> compensate.Refit:
+    def refit(self, weights: Weights, removed: Removed, *, rough: bool = False) -> compensate.Refit:
         """The layers fitted anew, or their BatchNorms re-estimated, as the options say."""
         if self.options.refits:
             on_progress = self.progress("least squares")
-            return compensate.refit(self.subject, weights, removed, on_progress=on_progress)
+            return compensate.refit(self.subject, weights, removed, rough=rough, on_progress=on_progress)
         if not self.options.bn_reestimate:
             return NO_FIT
         norms = self.program.folded.norms

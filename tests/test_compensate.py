@@ -24,6 +24,7 @@ from edgeprune.compensate import (
     reestimate,
     refit,
 )
+from edgeprune.compensate.refit import most_rows
 from edgeprune.compensate.shrinkage import oas
 from edgeprune.compensate.survivors import RIDGE
 from edgeprune.records import ChannelGroup, InputSpec
@@ -283,6 +284,26 @@ def test_the_refitted_network_is_closer_to_the_dense_one(name: str) -> None:
     ]
     assert losses[2] < 0.7 * losses[1]
     assert losses[2] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rough_fit_tells_better_networks_from_worse_ones(name: str) -> None:
+    """It is closer to the dense network than none, but it does not come from as many positions."""
+    found = subject(name)
+    network = survivors(found)
+    network.remove_(removed_half(found))
+    dense, seen = logits(found, found.program.dense), []
+    rough = refit(found, network.weights, network.removed, rough=True)
+    for fit in (rough, refit(found, network.weights, network.removed)):
+        assert fit.weights.keys() == rough.weights.keys()
+        seen.append(float((logits(found, {**network.weights, **fit.weights}) - dense).square().mean()))
+    assert max(seen) < 0.8 * float((logits(found, network.weights) - dense).square().mean())
+
+
+def test_a_rough_fit_looks_at_fewer_positions_but_enough() -> None:
+    for unknowns in (9, 160, 576, 4608):
+        assert 8 * unknowns <= most_rows(unknowns, rough=True) <= most_rows(unknowns)
+    assert most_rows(576, rough=True) < most_rows(576) / 5
 
 
 def test_a_refitted_layer_is_the_least_squares_solution(monkeypatch: pytest.MonkeyPatch) -> None:

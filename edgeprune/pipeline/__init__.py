@@ -4,6 +4,8 @@ In memory, a network and images:
 pruning.py     which units it does not need
 options.py     what an analysis is asked for
 study.py       network and images, ready for any method; ledger.py: what removing units saves
+orders.py      in which order units leave; beyond the natural end several compete
+clocking.py    the final measurement, longer where it leaves a limit open
 compensated.py c-swap-c; published.py: c-swap; ranked.py: rival criteria
 forecasting.py what each unit of a group should do to each class: who is asked first
 devices.py     where an analysis runs; needs.py: the memory that it takes in any case

@@ -21,8 +21,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
-
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
@@ -148,7 +146,7 @@ def exported(build, removed, folder) -> Path:  # type: ignore[no-untyped-def]
 
 def peer(build, name, ours):  # type: ignore[no-untyped-def]
     """Torch-Pruning's smallest network that takes as long as ours or longer, its size and its accuracy."""
-    from bench_peers import right, torch_pruning
+    from bench_peers import answers, torch_pruning
 
     from edgeprune import export
     from edgeprune.export import for_runtime
@@ -169,7 +167,8 @@ def peer(build, name, ours):  # type: ignore[no-untyped-def]
             low, best, kept = middle, (network, removed), path
         else:
             high = middle
-    return kept, best[1], float(np.mean(right(best[0], build.labelled(Split.EVALUATION))))
+    task, seen = build.images.task, build.labelled(Split.EVALUATION)
+    return kept, best[1], task.value(answers(best[0], task, seen), seen.labels)
 
 
 def measured(build, files) -> list[float]:  # type: ignore[no-untyped-def]

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from edgeprune.pipeline.options import Labelled
     from edgeprune.pipeline.sweeping import Field
     from edgeprune.records import ChannelGroup, Curve, Ints
+    from edgeprune.tasks import Kept, Task
 
 HALVINGS = 7
 """In the search for the peer's own ratio that removes the share asked for."""
 BATCH = 64
+LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 METHODS = ("tp-magnitude", "tp-taylor", "tp-lamp", "tp-bn-scale", "onnxsim-l2", "onnxsim-wanda", "folding")
 Maker = Callable[[float], tuple[Any, float]]
@@ -43,19 +45,29 @@ def is_peer(method: str) -> bool:
 
 def curve(field: Field, method: str) -> Curve:
     """A peer's accuracy over the share of parameters removed."""
-    from edgeprune.pipeline.sweeping import make_curve
+    from edgeprune.pipeline.sweeping import judged_curve
     from edgeprune.records import CurvePoint
 
     name, _, extra = method.partition("+")
+    task = field.images.task
     peers = {"tp": torch_pruning, "onnxsim": onnxsim, "folding": folding}
     maker, finish = peers[name.partition("-")[0]](field, name, extra)
-    points = []
+    points, seen = [], [answers(field.analysed.module, task, field.evaluation)]
     for ratio in field.ratios:
         network, removed = nearest(maker, ratio)
-        correct = right(finish(network), field.evaluation)
-        points.append(CurvePoint(asked=ratio, param_ratio=removed, mac_ratio=0.0, correct=correct))
-    dense = right(field.analysed.module, field.evaluation)
-    return make_curve(method, dense, points)
+        seen.append(answers(finish(network), task, field.evaluation))
+        points.append(CurvePoint(asked=ratio, param_ratio=removed, mac_ratio=0.0))
+    return judged_curve(method, task, field.evaluation.labels, (points, seen))
+
+
+def answers(network: Callable[[torch.Tensor], Any], task: Task, images: Labelled) -> Kept:
+    """What the metric needs of a network's outputs."""
+    kept = []
+    with torch.inference_mode():
+        for some in np.array_split(np.arange(len(images.labels)), -(-len(images.labels) // BATCH)):
+            outputs = np.asarray(network(torch.from_numpy(images.images[some])))
+            kept.append(task.kept(outputs, images.labels[some]))
+    return task.answers(np.concatenate(kept))
 
 
 def nearest(maker: Maker, ratio: float) -> tuple[Any, float]:
@@ -69,14 +81,6 @@ def nearest(maker: Maker, ratio: float) -> tuple[Any, float]:
         else:
             high = middle
     return best
-
-
-def right(network: Callable[[torch.Tensor], Any], images: Labelled) -> tuple[bool, ...]:
-    """Which images a network classifies correctly."""
-    pieces = torch.split(torch.from_numpy(images.images), BATCH)
-    with torch.inference_mode():
-        outputs = [np.asarray(network(piece)) for piece in pieces]
-    return tuple((np.concatenate(outputs).argmax(axis=1) == images.labels).tolist())
 
 
 # --- Torch-Pruning ------------------------------------------------------------------------------------
@@ -97,7 +101,7 @@ def torch_pruning(
         "tp-bn-scale": tp.importance.BNScaleImportance,
     }[name]
     whole = sum(parameter.numel() for parameter in module.parameters())
-    last = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
+    last = [layer for layer in module.modules() if isinstance(layer, LAYERS)][-1]
     place = next(path for path, layer in module.named_modules() if layer is last)
     heads = [layer.num_heads for layer in module.modules() if isinstance(layer, nn.MultiheadAttention)]
     if heads and round_to is None:
@@ -166,7 +170,7 @@ def channels_cut(network: nn.Module, pruner: Any) -> dict[str, set[int]]:
     for group in list(pruner.step(interactive=True)):
         for dep, channels in group:
             layer = dep.target.module
-            if isinstance(layer, nn.Conv2d | nn.Linear) and pruner.DG.is_out_channel_pruning_fn(dep.handler):
+            if isinstance(layer, LAYERS) and pruner.DG.is_out_channel_pruning_fn(dep.handler):
                 found.setdefault(f"{names[layer]}.weight", set()).update(map(int, channels))
     return found
 
@@ -176,7 +180,7 @@ def units_cut(group: ChannelGroup, cut: Mapping[str, set[int]]) -> tuple[int, ..
     gone = {
         unit
         for slot in group.slots
-        if not slot.consumer and slot.axis == 0 and slot.parameter in cut
+        if not slot.consumer and slot.parameter in cut
         for unit, channels in enumerate(np.reshape(slot.indices, (group.units, -1)).tolist())
         if cut[slot.parameter].issuperset(channels)
     }
@@ -185,11 +189,15 @@ def units_cut(group: ChannelGroup, cut: Mapping[str, set[int]]) -> tuple[int, ..
 
 def gradients_of(module: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
     """Of the cross entropy of all images, by the names of the parameters."""
+    from edgeprune.records import IGNORED
+
     network = copy.deepcopy(module).eval()
     for parameter in network.parameters():
         parameter.requires_grad_(True)
     for some, theirs in zip(images.split(BATCH), labels.split(BATCH), strict=True):
-        functional.cross_entropy(network(some), theirs, reduction="sum").backward()
+        functional.cross_entropy(
+            network(some), theirs.long(), reduction="sum", ignore_index=IGNORED
+        ).backward()
     return {path: p.grad for path, p in network.named_parameters() if p.grad is not None}
 
 

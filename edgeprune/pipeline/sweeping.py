@@ -104,14 +104,22 @@ def curve(field: Field, method: Method, watch: Watch = lambda label, done, point
         )
         answers.append(study.answers(field.evaluation, weights))
         watch(method.label, number + 1, len(field.ratios))
-    if isinstance(study.task, tasks.Classification):
-        correct = [found == field.evaluation.labels for found in answers]
-        judged = [
-            replace(point, correct=tuple(right.tolist()))
-            for point, right in zip(points, correct[1:], strict=True)
-        ]
-        return make_curve(method.label, correct[0].tolist(), judged)
-    return metric_curve(method.label, study.task, field.evaluation.labels, (points, answers))
+    return judged_curve(method.label, study.task, field.evaluation.labels, (points, answers))
+
+
+def judged_curve(
+    label: str,
+    task: tasks.Task,
+    labels: Labels,
+    seen: tuple[Sequence[CurvePoint], Sequence[tasks.Kept]],
+) -> Curve:
+    """A curve by what the networks answered; the dense network's answers come first."""
+    if not isinstance(task, tasks.Classification):
+        return metric_curve(label, task, labels, seen)
+    points, answers = seen
+    dense, *correct = [(found == labels).tolist() for found in answers]
+    judged = [replace(point, correct=tuple(right)) for point, right in zip(points, correct, strict=True)]
+    return make_curve(label, dense, judged)
 
 
 def make_curve(label: str, dense: Sequence[bool], points: Sequence[CurvePoint]) -> Curve:

@@ -148,6 +148,12 @@ def test_what_depends_on_a_change_is_made_again_and_nothing_else(built: Place, n
 
 
 @pytest.mark.slow
+def test_a_version_that_walks_otherwise_walks_again(built: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeprune.pipeline.digests.TRAJECTORIES", 0)
+    assert made(built.config()) == {"walk", "course"}
+
+
+@pytest.mark.slow
 def test_a_helper_in_the_networks_file_belongs_to_it(place: Place) -> None:
     calls_helper = SOURCE.replace("x.mean((2, 3))", "squeeze(x)")
     place.net.write_text(f"{calls_helper}\n\ndef squeeze(x):\n    return x.mean((2, 3))\n")

@@ -14,6 +14,8 @@ from edgeprune.records import CalibrationSet, Split
 
 WALK_LIBRARIES = ("torch", "torchvision", "numpy", "scipy")
 LIBRARIES = ("edgeprune", *WALK_LIBRARIES, "onnx", "onnxscript", "onnxsim")
+TRAJECTORIES = 2
+"""One more whenever the same settings, images and libraries lead to other units or weights than before."""
 PLAIN = (bool, int, float, str, tuple)
 
 
@@ -54,6 +56,11 @@ def source(kind: Callable[..., object]) -> str:
         return inspect.getsource(inspect.getmodule(kind) or kind)
     except (OSError, TypeError):
         return ""
+
+
+def analysis_digest() -> str:
+    """Of the code of an analysis: what it is made with, and what it does with that."""
+    return digest({**versions(WALK_LIBRARIES), "trajectories": TRAJECTORIES})
 
 
 def versions(libraries: Iterable[str]) -> dict[str, str]:

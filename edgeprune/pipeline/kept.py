@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from edgeprune.config import BuildConfig, make_config
 from edgeprune.errors import RunFolderError
-from edgeprune.pipeline.digests import WALK_LIBRARIES, digest, images_digest, versions
+from edgeprune.pipeline.digests import analysis_digest, digest, images_digest
 from edgeprune.pipeline.inputs import TORCHVISION
 from edgeprune.pipeline.options import HOW
 from edgeprune.pipeline.own_rules import rules_digest
@@ -102,7 +102,7 @@ def walk_inputs(build: Build) -> dict[str, str]:
         "model": build.model_digest,
         "data": images_digest(build.data, Split.CALIBRATION, Split.VALIDATION),
         "settings": settings_digest(build),
-        "libraries": digest(versions(WALK_LIBRARIES)),
+        "libraries": analysis_digest(),
     }
 
 

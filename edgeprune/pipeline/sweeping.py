@@ -18,7 +18,7 @@ from edgeprune.config import METHODS, OWN_METHOD, BuildConfig
 from edgeprune.errors import ConfigError
 from edgeprune.pipeline import compensated, published, ranked
 from edgeprune.pipeline.building import Build
-from edgeprune.pipeline.digests import digest, images_digest
+from edgeprune.pipeline.digests import analysis_digest, digest, images_digest
 from edgeprune.pipeline.inputs import Inputs
 from edgeprune.pipeline.kept import settings_digest
 from edgeprune.pipeline.options import Images, Labelled, PruneOptions
@@ -201,6 +201,7 @@ def sweep(  # noqa: PLR0913 - keywords, and most have a default
             "model": build.model_digest,
             "data": images_digest(build.data, *Split),
             "settings": settings_digest(build, ratios=list(ratios)),
+            "libraries": analysis_digest(),
         }
         if latency:
             digests["latency"] = digest({"target": repr(build.target), **measure.describe_machine()})

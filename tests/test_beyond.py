@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_builds import calibration, trained_net
 
-from edgeprune.compensate import Survivors
+from edgeprune.compensate import Block, Survivors
 from edgeprune.pipeline import compensated, orders
 from edgeprune.pipeline.compensated import STRIDE
 from edgeprune.pipeline.finding import net_removal
@@ -145,13 +145,15 @@ def test_the_order_that_answers_best_is_taken() -> None:
     survivors = dense_of(study)
     name, blocks = orders.beyond(study, survivors, 0.6)
     rivals = orders.Orders(study, survivors, 0.6)
-    move = study.mover(study.program.dense)
-    moved = {
-        orders.LAMP: move(rivals.fitted(rivals.by_magnitude())),
-        **{each: move(rivals.fitted(rivals.by_damage(*how))) for each, how in orders.COMPETING.items()},
-    }
+    candidates = {each: rivals.by_damage(*how) for each, how in orders.COMPETING.items()}
+    candidates[orders.LAMP] = rivals.by_magnitude()
+
+    def move(given: list[Block]) -> float:
+        return study.mover(study.program.dense)([rivals.fitted(given)])[0]
+
+    moved = {each: move(given) for each, given in candidates.items()}
     assert len(set(moved.values())) > 1, "else they do not compete"
-    assert moved[name] == min(moved.values()) == move(rivals.fitted(blocks))
+    assert moved[name] == min(moved.values()) == move(blocks)
     assert survivors.removed == {}, "trials leave the network as it is"
 
 

@@ -351,3 +351,34 @@ def test_folding_changes_nothing_but_the_number_of_ops() -> None:
         return sum(node.target is NORM for node in g.graph.nodes)
 
     assert (norms(graph), norms(small)) == (5, 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_variants_are_what_each_change_gives_alone(name: str) -> None:
+    c = case(name)
+    program = Program(c.graph)
+    names = [each for each in program.dense if program.dense[each].is_floating_point()]
+    changes = [{each: 1.3 * program.dense[each]} for each in reversed(names)]
+    (piece, *_) = program.start(c.images)
+    found = program.variants(piece, weights=program.dense, changes=[*changes, {}])
+    for change, outputs in zip([*changes, {}], found, strict=True):
+        alone = program.finish(piece, weights={**program.dense, **change})
+        torch.testing.assert_close(outputs, alone, rtol=1e-12, atol=1e-12)
+    assert set(piece) == {program.input}, "the piece is as it was"
+
+
+def test_what_comes_before_a_change_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    c = case("residual")
+    program, ran = Program(c.graph), []
+    run = Program.run_
+
+    def counted(self: Program, values: object, *, weights: object, start: int, stop: int) -> None:
+        ran.extend(range(start, stop))
+        run(self, values, weights=weights, start=start, stop=stop)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Program, "run_", counted)
+    last = list(program.dense)[-1]
+    (piece, *_) = program.start(c.images)
+    program.variants(piece, weights=program.dense, changes=[{last: program.dense[last]}] * 3)
+    assert ran.count(0) == 1
+    assert ran.count(len(program.ops) - 1) == 3

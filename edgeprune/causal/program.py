@@ -84,6 +84,12 @@ class Program:
         nodes = self.folded.graph.graph.nodes
         reads = [node for node in nodes if node.op == "get_attr"]
         self.dense = {str(n.target): self._placed(attribute(self.folded.graph, n).detach()) for n in reads}
+        self._readers: dict[str, int] = {}
+        """Weight -> place of the first op that reads it."""
+        for place, op in enumerate(self.ops):
+            for read in op.node.all_input_nodes:
+                if read.op == "get_attr":
+                    self._readers.setdefault(str(read.target), place)
         self.output = _only(self.folded.graph, "output").all_input_nodes[0]
         self.input = _only(self.folded.graph, "placeholder")
 
@@ -126,6 +132,24 @@ class Program:
         self.run_(values, weights=weights, start=start, stop=len(self.ops))
         output: Tensor = values[self.output]
         return output.cpu()
+
+    def variants(self, piece: Values, *, weights: Weights, changes: Sequence[Weights]) -> list[Tensor]:
+        """The network's output for one piece with each of some changes of its weights, on the CPU.
+
+        What comes before a change runs once for all of them. The piece is untouched.
+        """
+        starts = [self._first_reader(change) for change in changes]
+        values, place, outputs = dict(piece), 0, {}
+        for number in sorted(range(len(changes)), key=starts.__getitem__):
+            self.run_(values, weights=weights, start=place, stop=starts[number])
+            place = starts[number]
+            changed = {**weights, **changes[number]}
+            outputs[number] = self.finish(values, weights=changed, start=place)
+        return [outputs[number] for number in range(len(changes))]
+
+    def _first_reader(self, names: Iterable[str]) -> int:
+        """Place of the first op that reads any of these weights."""
+        return min((self._readers[name] for name in names if name in self._readers), default=len(self.ops))
 
     def values_at(self, pieces: Iterable[Values], weights: Weights, place: int) -> list[Value]:
         """What one op gives for each piece; the pieces are untouched."""

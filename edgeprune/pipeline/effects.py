@@ -17,7 +17,9 @@ from torch import Tensor
 from edgeprune import compensate
 from edgeprune.compensate import Block
 
-Move = Callable[[Mapping[str, Tensor]], float]
+Move = Callable[[Sequence[Mapping[str, Tensor]]], Sequence[float]]
+AT_ONCE = 16
+"""Groups that are measured together: what comes before them in the network runs once."""
 PROBE = 0.08
 """Share of a group's blocks that leave where nothing says how many."""
 LEAST = 1e-3
@@ -37,25 +39,26 @@ def effects(
         survivors: The current network.
         blocks: Group -> its units in the order in which they leave.
         taken: Group -> how many of its blocks are to leave; `PROBE` of them where none are.
-        move: Tells how far weights move the answers.
+        move: Tells how far changes of the network's weights, each alone, move the answers.
         on_progress: Called with groups done and all groups.
     """
+    leaving: dict[str, Sequence[Block]] = {}
+    for name, ladder in blocks.items():
+        some = ladder[: taken.get(name) or max(1, round(PROBE * len(ladder)))]
+        if 0 < sum(block.damage for block in some) < math.inf:  # else none is known, or none is done
+            leaving[name] = some
     found: dict[str, float] = {}
-    for done, (name, ladder) in enumerate(blocks.items(), start=1):
-        count = taken.get(name) or max(1, round(PROBE * len(ladder)))
-        found |= _effect(survivors, ladder[:count], move)
-        on_progress(done, len(blocks))
+    for first in range(0, len(leaving), AT_ONCE):
+        names = list(leaving)[first : first + AT_ONCE]
+        changes = [survivors.without({name: _units(leaving[name])}) for name in names]
+        for name, moved in zip(names, move(changes), strict=True):
+            found[name] = moved / sum(block.damage for block in leaving[name])
+        on_progress(len(found), len(leaving))
     if not found:
         return {}
     median = float(np.median(list(found.values())))
     return {name: max(effect / median, LEAST) for name, effect in found.items()} if median > 0 else {}
 
 
-def _effect(survivors: compensate.Survivors, leaving: Sequence[Block], move: Move) -> dict[str, float]:
-    """Nothing where no damage is known, or none is done."""
-    damage = sum(block.damage for block in leaving)
-    if not leaving or not 0 < damage < math.inf:
-        return {}
-    units = tuple(unit for block in leaving for unit in block.units)
-    changed = survivors.without({leaving[0].group: units})
-    return {leaving[0].group: move({**survivors.weights, **changed}) / damage}
+def _units(blocks: Sequence[Block]) -> tuple[int, ...]:
+    return tuple(unit for block in blocks for unit in block.units)

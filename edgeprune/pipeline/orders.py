@@ -62,7 +62,7 @@ def beyond(study: Study, survivors: compensate.Survivors, stride: float) -> tupl
     move, on_progress = study.mover(study.program.dense), study.progress("orders")
     moved: dict[str, float] = {}
     for name, blocks in candidates.items():
-        moved[name] = move(orders.fitted(blocks))
+        (moved[name],) = move([orders.fitted(blocks)])
         on_progress(len(moved), len(candidates))
     name = min(moved, key=lambda each: moved[each])
     return _agreed(study, name, candidates[name])

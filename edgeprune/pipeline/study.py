@@ -40,15 +40,41 @@ def run_pieces(
     on_outputs: Callable[[Floats], None] = lambda outputs: None,
 ) -> tasks.Kept:
     """What a task keeps of a network's outputs for pieces of images, with the labels of all of them."""
+
+    def run(piece: causal.Values) -> list[Tensor]:
+        outputs = program.finish(piece, weights=weights)
+        on_outputs(outputs.numpy())
+        return [outputs]
+
+    return _kept(program, task, labelled, run)[0]
+
+
+def run_variants(
+    program: causal.Program,
+    task: tasks.Task,
+    labelled: tuple[Sequence[causal.Values], Labels],
+    weights: Weights,
+    changes: Sequence[Weights],
+) -> list[tasks.Kept]:
+    """The same with each of some changes of the weights."""
+    return _kept(program, task, labelled, partial(program.variants, weights=weights, changes=changes))
+
+
+def _kept(
+    program: causal.Program,
+    task: tasks.Task,
+    labelled: tuple[Sequence[causal.Values], Labels],
+    run: Callable[[causal.Values], list[Tensor]],
+) -> list[tasks.Kept]:
+    """What a task keeps of each of the outputs that pieces of images have."""
     pieces, labels = labelled
     ends = np.cumsum([len(piece[program.input]) for piece in pieces])
 
-    def run(piece: tuple[causal.Values, Labels]) -> tasks.Kept:
-        outputs = program.finish(piece[0], weights=weights).numpy()
-        on_outputs(outputs)
-        return task.kept(outputs, piece[1])
+    def kept(piece: tuple[causal.Values, Labels]) -> list[tasks.Kept]:
+        return [task.kept(outputs.numpy(), piece[1]) for outputs in run(piece[0])]
 
-    return np.concatenate(program.each(run, zip(pieces, np.split(labels, ends[:-1]), strict=True)))
+    found = program.each(kept, zip(pieces, np.split(labels, ends[:-1]), strict=True))
+    return [np.concatenate(each) for each in zip(*found, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -227,15 +253,20 @@ class Study:
         limit = float(stats.t.ppf(1 - self.options.alpha, len(change) - 1))
         return self.agreed(bool(change.mean() >= -limit * spread - TINY))
 
-    def mover(self, before: Weights, images: int = MOST_MOVED) -> Callable[[Weights], float]:
-        """Tells how far other weights move the network's answers to a few images, which no fit has seen."""
+    def mover(self, before: Weights, images: int = MOST_MOVED) -> Callable[[Sequence[Weights]], list[float]]:
+        """Tells how far changes of weights, each alone, move answers to a few images that no fit has seen."""
         _, seen = self.images.judged_by
         if len(seen.labels) < FEWEST_ELSEWHERE:
             seen = self.images.calibration
         labels = seen.labels[:images]
         pieces = self.program.start(torch.from_numpy(seen.images[:images]))
-        base = self._run(pieces, labels, before)
-        return lambda weights: tasks.moved(self.task, base, self._run(pieces, labels, weights), labels)
+        (base,) = run_variants(self.program, self.task, (pieces, labels), before, [{}])
+
+        def moved(changes: Sequence[Weights]) -> list[float]:
+            found = run_variants(self.program, self.task, (pieces, labels), before, changes)
+            return [tasks.moved(self.task, base, kept, labels) for kept in found]
+
+        return moved
 
     def agreed(self, verdict: bool) -> bool:
         """The verdict of the first of several processes."""

@@ -3,9 +3,8 @@
 Used by `bench_methods.py` for methods named `tp-...`, `onnxsim-...` and `folding...`. Torch-Pruning
 (scripts/requirements-bench.txt) groups and cuts by itself; `+bn` re-estimates every BatchNorm on the
 calibration images afterwards, as we do; `+affine` takes its choice of channels and gives it our compensation
-and least squares. onnxsim prunes the exported network; `+ridge` is its own closed-form
-refit, of linear layers only. `folding` ("Cut Less, Fold More") merges similar channels of our groups; each
-group loses the same share.
+and least squares. onnxsim prunes the exported network (`bench_onnxsim.py`). `folding` ("Cut Less, Fold More")
+merges similar channels of our groups; each group loses the same share.
 """
 
 from __future__ import annotations
@@ -45,6 +44,8 @@ def is_peer(method: str) -> bool:
 
 def curve(field: Field, method: str) -> Curve:
     """A peer's accuracy over the share of parameters removed."""
+    from bench_onnxsim import onnxsim
+
     from edgeprune.pipeline.sweeping import judged_curve
     from edgeprune.records import CurvePoint
 
@@ -215,58 +216,6 @@ def reestimate_(network: nn.Module, images: torch.Tensor) -> None:
         layer.eval()
 
 
-# --- onnxsim ------------------------------------------------------------------------------------------
-
-
-def onnxsim(field: Field, name: str, extra: str) -> tuple[Maker, Finish]:
-    import onnxruntime
-    import onnxsim as peer
-
-    images = field.images.calibration.images
-    dense = exported(field)
-    source = dense.graph.input[0].name
-    batches = [{source: images[first : first + BATCH]} for first in range(0, len(images), BATCH)]
-    whole = parameters(dense)
-
-    def make(ratio: float) -> tuple[Any, float]:
-        if not ratio:
-            pruned = dense
-        elif name == "onnxsim-l2":
-            pruned = peer.apply_structured_pruning(dense, sparsity=ratio, global_sparsity=True)
-        else:
-            pruned = peer.apply_structured_wanda_pruning(dense, batches, sparsity=ratio, global_sparsity=True)
-        return pruned, 1 - parameters(pruned) / whole
-
-    def finish(pruned: Any) -> Callable[[torch.Tensor], Any]:
-        if extra == "ridge" and pruned is not dense:
-            pruned = peer.apply_pruning_finetune(dense, pruned, batches)
-        session = onnxruntime.InferenceSession(pruned.SerializeToString(), providers=["CPUExecutionProvider"])
-
-        def run(batch: torch.Tensor) -> np.ndarray[Any, Any]:
-            (outputs,) = session.run(None, {source: batch.numpy()})
-            return np.asarray(outputs)
-
-        return run
-
-    return make, finish
-
-
-def exported(field: Field) -> Any:  # an onnx.ModelProto
-    """The dense network as ONNX with a dynamic batch, simplified."""
-    import onnxsim as peer
-
-    images = torch.from_numpy(field.images.calibration.images[:2])
-    program = torch.onnx.export(
-        field.analysed.module, (images,), dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False
-    )
-    assert program is not None
-    return peer.simplify(program.model_proto)[0]
-
-
-def parameters(model: Any) -> int:  # an onnx.ModelProto
-    return sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer if len(tensor.dims) > 0)
-
-
 # --- folding ------------------------------------------------------------------------------------------
 
 
@@ -276,17 +225,17 @@ def folding(field: Field, name: str, extra: str) -> tuple[Maker, Finish]:
 
     study = make_study(field.analysed, field.images, field.base)
 
-    def make(ratio: float) -> tuple[dict[str, torch.Tensor], float]:
-        weights, removed = dict(study.program.dense), {}
-        for group in study.groups:
-            kept = max(1, round(group.units * (1 - ratio)))
-            if kept < group.units:
-                removed[group.name] = fold_(weights, group, kept, study.program.folded.norms)
-        return weights, study.ledger.param_ratio(removed)
+    def make(ratio: float) -> tuple[dict[str, int], float]:
+        kept = {group.name: max(1, round(group.units * (1 - ratio))) for group in study.groups}
+        removed = {group.name: tuple(range(kept[group.name], group.units)) for group in study.groups}
+        return kept, study.ledger.param_ratio(removed)
 
-    def finish(weights: dict[str, torch.Tensor]) -> Callable[[torch.Tensor], Any]:
+    def finish(kept: dict[str, int]) -> Callable[[torch.Tensor], Any]:
+        weights, norms = dict(study.program.dense), study.program.folded.norms
+        for group in study.groups:
+            if kept[group.name] < group.units:
+                fold_(weights, group, kept[group.name], norms)
         if extra == "bn":
-            norms = study.program.folded.norms
             weights = {**weights, **compensate.reestimate(study.subject, norms, weights)}
         return lambda batch: study.program.logits(study.program.start(batch), weights)
 
@@ -295,7 +244,7 @@ def folding(field: Field, name: str, extra: str) -> tuple[Maker, Finish]:
 
 def fold_(
     weights: dict[str, torch.Tensor], group: ChannelGroup, kept: int, norms: Mapping[str, Norm]
-) -> tuple[int, ...]:
+) -> None:
     """Merge a group's units into so many: means where they are made, sums where they are read."""
     made = [
         (s.parameter, s.axis, s.indices) for s in group.slots if not s.consumer and s.parameter in weights
@@ -307,6 +256,10 @@ def fold_(
     ]
     _, clusters = kmeans2(torch.cat(rows, dim=1).numpy(), kept, minit="++", seed=0, missing="warn")
     members = [np.flatnonzero(clusters == number) for number in np.unique(clusters)]
+    while len(members) < kept:  # a cluster came out empty
+        largest = max(range(len(members)), key=lambda number: len(members[number]))
+        members += [members[largest][-1:]]
+        members[largest] = members[largest][:-1]
     for name, axis, indices in made:
         weights[name] = merged(weights[name], axis, indices, members, mean=True)
     for slot in group.slots:
@@ -314,7 +267,6 @@ def fold_(
             weights[slot.parameter] = merged(
                 weights[slot.parameter], slot.axis, slot.indices, members, mean=False
             )
-    return tuple(sorted(int(unit) for some in members for unit in some[1:]))
 
 
 def merged(

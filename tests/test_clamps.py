@@ -87,15 +87,17 @@ def test_no_round_makes_the_fit_worse(rounds: int, monkeypatch: pytest.MonkeyPat
     assert losses[-1] < 0.999 * losses[0]
 
 
-@pytest.mark.parametrize(("most", "step"), [(400, 1), (399, 1), (199, 1), (130, 3), (100, 3), (4, 99)])
-def test_rows_are_thinned_by_odd_steps(most: int, step: int) -> None:
-    """Rows of an image are even in number: a step of 4 would see its first column and few others."""
+@pytest.mark.parametrize(("most", "left"), [(400, 400), (399, 400), (199, 200), (130, 134), (4, 4)])
+def test_rows_are_thinned_together(most: int, left: int) -> None:
     rows, _ = problem(rest=True)
     thin = rows.thinned(most)
     assert thin.rest is not None
     assert rows.rest is not None
-    pairs = ((thin.inputs, rows.inputs), (thin.goal, rows.goal), (thin.rest, rows.rest))
-    assert all(some.equal(whole[:, ::step]) for some, whole in pairs)
+    assert thin.inputs.shape[1] == left
+    joined = torch.cat([rows.inputs, rows.goal, rows.rest], dim=2)[0]
+    some = torch.cat([thin.inputs, thin.goal, thin.rest], dim=2)[0]
+    assert {tuple(row) for row in some.tolist()} <= {tuple(row) for row in joined.tolist()}
+    assert len({tuple(row) for row in some.tolist()}) == left
 
 
 def test_pieces_are_looked_at_together() -> None:

@@ -24,6 +24,7 @@ from edgeprune.compensate import (
     reestimate,
     refit,
 )
+from edgeprune.compensate.layers import sampled
 from edgeprune.compensate.refit import most_rows
 from edgeprune.compensate.shrinkage import oas
 from edgeprune.compensate.survivors import RIDGE
@@ -459,3 +460,16 @@ def test_many_samples_ask_for_no_ridge_and_few_for_much() -> None:
         ridges.append(float(oas(torch.from_numpy(np.cov(table.T, bias=True)), rows)))
     assert ridges[0] > 5 * ridges[1] > 50 * ridges[2] > 0
     assert ridges[2] < 2e-3
+
+
+@pytest.mark.parametrize("width", [7, 14, 28, 32, 56, 112])
+@pytest.mark.parametrize("thin", [2, 7, 8, 14, 28, 56, 112])
+def test_no_column_of_an_image_is_looked_at_more_than_others(width: int, thin: int) -> None:
+    """Steps of `thin` would meet the first column alone where one is a multiple of the other."""
+    places = torch.arange(width * width)[None]
+    found = sampled(places, thin)[0]
+    assert len(found) == -(-width * width // thin)
+    assert found.equal(sampled(places, thin)[0])
+    columns = np.bincount(found % width, minlength=width)
+    spread = np.sqrt(len(found) / width)
+    assert abs(columns - len(found) / width).max() <= 5 * spread + 1

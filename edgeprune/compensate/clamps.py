@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from edgeprune.compensate.layers import arguments_of
+from edgeprune.compensate.layers import arguments_of, sampled
 from edgeprune.compensate.least_squares import System
 
 aten = torch.ops.aten
@@ -52,14 +52,11 @@ class Rows:
     rest: Tensor | None
 
     def thinned(self, most: int) -> Rows:
-        """About so many of the rows, without keeping the others.
-
-        The step is odd: rows of an image are even in number, and would give one column of it again and again.
-        """
-        step = max(1, self.inputs.shape[1] // max(most, 1))
-        step -= 1 - step % 2
-        rest = None if self.rest is None else self.rest[:, ::step].contiguous()
-        return Rows(self.inputs[:, ::step].contiguous(), self.goal[:, ::step].contiguous(), rest)
+        """About so many of the rows, without keeping the others."""
+        thin = max(1, self.inputs.shape[1] // max(most, 1))
+        rest = None if self.rest is None else sampled(self.rest, thin, axis=1).contiguous()
+        inputs, goal = (sampled(each, thin, axis=1).contiguous() for each in (self.inputs, self.goal))
+        return Rows(inputs, goal, rest)
 
 
 def clamp_behind(node: fx.Node) -> Clamp | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -174,16 +174,34 @@ def _tiles(layer: Layer, weight: Tensor) -> bool:
     return alone and exact and len(taps) == IMAGE_DIMS - 2
 
 
+def sampled(values: Tensor, thin: int, *, axis: int = -1) -> Tensor:
+    """About every thin-th entry along an axis: the same ones of values of the same length.
+
+    Each stretch of `thin` entries gives one, drawn once and for all: even steps would meet the same columns
+    of every image, 56 of a 112 wide one its first and its middle one.
+    """
+    if thin <= 1:
+        return values
+    return values.index_select(axis, _places(values.shape[axis], thin).to(values.device))
+
+
+@cache
+def _places(count: int, thin: int) -> Tensor:
+    stretches = torch.arange(0, count, thin)
+    drawn = torch.randint(thin, stretches.shape, generator=torch.Generator().manual_seed(count))
+    return (stretches + drawn).clamp_max_(count - 1)
+
+
 def patches(layer: Layer, weight: Tensor, source: Tensor, thin: int = 1) -> Tensor:
-    """What every thin-th output position reads, shape (groups, positions, inputs of a group * taps)."""
+    """What output positions read, one of `thin`: shape (groups, positions, inputs of a group * taps)."""
     if not layer.stride:
-        return source.reshape(1, -1, source.shape[-1])[:, ::thin]
+        return sampled(source.reshape(1, -1, source.shape[-1]), thin, axis=1)
     if layer.transposed:
-        return _by_group(layer, source.flatten(2)[..., ::thin])
+        return _by_group(layer, sampled(source.flatten(2), thin))
     if weight.shape[2:].numel() == 1 and set(layer.padding) <= {0}:
         steps = [slice(None, None, step) for step in layer.stride]
         rows = source[(slice(None), slice(None), *steps)].flatten(2)
-        return _by_group(layer, rows[..., ::thin])
+        return _by_group(layer, sampled(rows, thin))
     unfold = partial(
         functional.unfold,
         kernel_size=tuple(weight.shape[2:]),
@@ -193,14 +211,14 @@ def patches(layer: Layer, weight: Tensor, source: Tensor, thin: int = 1) -> Tens
     )
     if thin == 1:
         return _by_group(layer, unfold(source))
-    return _by_group(layer, torch.cat([unfold(image)[..., ::thin] for image in torch.split(source, 1)]))
+    return _by_group(layer, torch.cat([sampled(unfold(image), thin) for image in torch.split(source, 1)]))
 
 
 def output_rows(layer: Layer, output: Tensor, thin: int = 1) -> Tensor:
     """An output of the layer as (groups, positions, outputs of a group), in the order of `patches`."""
     if not layer.stride:
-        return output.reshape(1, -1, output.shape[-1])[:, ::thin]
-    return _by_group(layer, output.flatten(2)[..., ::thin])
+        return sampled(output.reshape(1, -1, output.shape[-1]), thin, axis=1)
+    return _by_group(layer, sampled(output.flatten(2), thin))
 
 
 def target_rows(layer: Layer, output: Tensor, thin: int = 1) -> Tensor:
@@ -210,7 +228,7 @@ def target_rows(layer: Layer, output: Tensor, thin: int = 1) -> Tensor:
     images, channels, *size = output.shape
     split = [part for length, step in zip(size, layer.stride, strict=True) for part in (length // step, step)]
     tiles = output.reshape(images, channels, *split)  # (N, C, H, taps, W, taps)
-    return _by_group(layer, tiles.permute(0, 1, 3, 5, 2, 4).flatten(4).flatten(1, 3)[..., ::thin])
+    return _by_group(layer, sampled(tiles.permute(0, 1, 3, 5, 2, 4).flatten(4).flatten(1, 3), thin))
 
 
 def _by_group(layer: Layer, rows: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from edgeprune.compensate.layers import (
     Weights,
     channel_rows,
     in_turn,
+    sampled,
 )
 
 aten = torch.ops.aten
@@ -173,4 +174,4 @@ def _squares(value: Tensor, per_image: int) -> Sums:
 
 
 def _thinned(rows: Tensor, most: int) -> Tensor:
-    return rows[:: -(-len(rows) // most)]
+    return sampled(rows, -(-len(rows) // most), axis=0)

@@ -17,7 +17,7 @@ from edgeprune.channels import couple, masked, trace
 from edgeprune.compensate import (
     Subject,
     Survivors,
-    clamps,
+    activations,
     find_layers,
     in_order,
     measure_moments,
@@ -309,7 +309,7 @@ def test_a_rough_fit_looks_at_fewer_positions_but_enough() -> None:
 
 def test_a_refitted_layer_is_the_least_squares_solution(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against numpy.linalg.lstsq on unfolded patches, with next to no ridge; no round for the ReLU."""
-    monkeypatch.setattr(clamps, "ROUNDS", 0)
+    monkeypatch.setattr(activations, "ROUNDS", 0)
     found = subject("residual")
     network = survivors(found)
     group = next(g for g in found.groups if any(s.parameter == "outer.weight" for s in g.slots if s.consumer))

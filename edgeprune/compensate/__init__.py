@@ -7,7 +7,7 @@ needs.py          the memory that this takes
 batchnorm.py      statistics re-estimated, for criteria without compensation
 refit.py          sequential least squares: inputs from the current network, targets from the dense one
 least_squares.py  the normal equations of one layer
-clamps.py         fits that count only what a ReLU lets through
+activations.py    fits that count only what the activation behind a layer lets through
 """
 
 from edgeprune.compensate.batchnorm import reestimate

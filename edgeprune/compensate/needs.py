@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from edgeprune.compensate.clamps import enough_rows
+from edgeprune.compensate.activations import enough_rows
 from edgeprune.compensate.layers import PIECES_AT_ONCE, Layer, can_unfold
 from edgeprune.compensate.refit import FEWEST_IMAGES, most_rows, positions
 
@@ -52,6 +52,6 @@ def _rows_bytes(layer: Layer, inputs: int, piece: int) -> float:
 
 
 def _kept_bytes(layer: Layer, inputs: int, outputs: int) -> float:
-    """Of all rows that are looked at again where a clamp follows: inputs, goal, and what is added."""
+    """Of all rows that are looked at again where an activation follows: inputs, goal, and what is added."""
     rows = 2 * min(most_rows(inputs), enough_rows(inputs))
     return FLOAT * rows * (inputs * layer.groups + 2 * outputs)

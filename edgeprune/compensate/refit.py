@@ -4,8 +4,8 @@ A layer's inputs are those of the current network (its own predecessors already 
 the dense network gives on the same images; where the output goes into a residual sum, the target is what
 the sum lacks, so that the layer makes up for errors of the other branch as well. Convolutions get a least-
 squares map per tap (OSSCAR, arXiv 2403.12983), with padding as it is. The solution is drawn towards the
-weights the layer has (ridge). Where a ReLU follows, only what it lets through counts (clamps.py). No labels,
-no gradients.
+weights the layer has (ridge). Where an activation follows, only what it lets through counts (activations.py).
+No labels, no gradients.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from edgeprune.compensate import clamps
-from edgeprune.compensate.clamps import Clamp, Rows
+from edgeprune.compensate.activations import Activation, Rows, activation_behind, enough_rows, improved
 from edgeprune.compensate.layers import (
     Layer,
     Subject,
@@ -135,11 +134,11 @@ class _Run:
         weight = self.weights[layer.weight]
         read = _read_inputs(layer, weight, self.dead.get(layer.weight, []))
         start = weight_rows(layer, weight).double()
-        sums, kept, clamp = self._gathered(layer, read)
+        sums, kept, activation = self._gathered(layer, read)
         equations, solution = system(sums, start[:, read], self.ridge, intercept=_has_constant(layer))
         constant = sums.constants(solution) if _has_constant(layer) else None
-        if clamp is not None and constant is not None:
-            solution, constant = clamps.improved(equations, solution, constant, kept, clamp)
+        if activation is not None and constant is not None:
+            solution, constant = improved(equations, solution, constant, kept, activation)
         mean, variance = sums.of_products(solution)
         if layer.transposed:  # over all taps
             mean, variance = _over_taps(mean, variance, outputs=weight.shape[1])
@@ -148,19 +147,19 @@ class _Run:
         self.fitted |= self._settled(layer, whole, constant)
         self.weights |= self.fitted
 
-    def _gathered(self, layer: Layer, read: Tensor) -> tuple[Sums, list[Rows], Clamp | None]:
-        """What least squares needs of a layer, and where a clamp follows, rows to look at again."""
+    def _gathered(self, layer: Layer, read: Tensor) -> tuple[Sums, list[Rows], Activation | None]:
+        """What least squares needs of a layer, and where an activation follows, rows to look at again."""
         pairs, thin = self._sample(positions(layer), most_rows(len(read), rough=self.rough))
-        clamp, other = self._clamp(layer), self._other_branch(layer)
-        if clamp is None and other not in self.changed:  # the layer's own target is the same then
+        activation, other = self._activation(layer), self._other_branch(layer)
+        if activation is None and other not in self.changed:  # the layer's own target is the same then
             other = None
 
         def look(pair: Pair) -> tuple[Sums, Rows | None]:
             self.pairs.go_on_(pair, layer.place)
             rows, target = self._rows(layer, other, read, thin, pair)
             self.pairs.settle_(pair)
-            most = -(-clamps.enough_rows(len(read)) // len(pairs))
-            return Sums.of(rows.inputs, target), rows.thinned(most) if clamp else None
+            most = -(-enough_rows(len(read)) // len(pairs))
+            return Sums.of(rows.inputs, target), rows.thinned(most) if activation else None
 
         found = in_turn(self.program, look, pairs)
         total, first = next(found)
@@ -168,16 +167,16 @@ class _Run:
         for sums, rows in found:
             total.add_(sums)
             kept.append(rows)
-        return total, [rows for rows in kept if rows is not None], clamp
+        return total, [rows for rows in kept if rows is not None], activation
 
-    def _clamp(self, layer: Layer) -> Clamp | None:
+    def _activation(self, layer: Layer) -> Activation | None:
         """What of the layer's output, or of the sum that it completes, the network cuts off."""
         if self.rough or not _has_constant(layer):
             return None
         user = next(iter(layer.node.users), None)
         if user is None or user.target not in ADDITIONS:
-            return clamps.clamp_behind(layer.node)
-        return None if self._other_branch(layer) is None else clamps.clamp_behind(user)
+            return activation_behind(layer.node)
+        return None if self._other_branch(layer) is None else activation_behind(user)
 
     def _sample(self, positions: int, most: int) -> tuple[list[Pair], int]:
         """Pieces to look at, evenly spread, and of how many of their positions one."""

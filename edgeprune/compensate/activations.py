@@ -6,12 +6,18 @@ becomes, anew in each round, min(ŷ, low) where y ≤ low, max(ŷ, high) where y
 Each round minimises an upper bound of a convex loss that touches it at ŷ, with the same normal equations, so
 that none makes the fit worse on the rows that these are made of (after the nonlinear reconstruction of Zhang
 et al., arXiv 1505.06798, §3.2, which relaxes towards it with a penalty instead).
+
+Of any other activation g (GELU, SiLU, ...) the loss is ‖g(y) - g(ŷ)‖², of what the network reads. It is not
+convex; a round goes down its slope, g'(ŷ)(g(y) - g(ŷ)), in the metric of the same normal equations, and asks
+of no output for more than y - ŷ, with which the round would be that of least squares. Where g is nowhere as
+steep as 1 (sigmoid) it is scaled up to that. Our reconstruction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, fx
@@ -22,11 +28,32 @@ from edgeprune.compensate.least_squares import System
 aten = torch.ops.aten
 RELUS = (aten.relu.default, aten.relu_.default)
 CLAMPS = (aten.hardtanh.default, aten.hardtanh_.default, aten.clamp.default, aten.clamp_.default)
+SMOOTH = (
+    aten.gelu.default,
+    aten.silu.default,
+    aten.hardswish.default,
+    aten.mish.default,
+    aten.elu.default,
+    aten.leaky_relu.default,
+    aten.softplus.default,
+    aten.sigmoid.default,
+    aten.hardsigmoid.default,
+    aten.tanh.default,
+)
+"""Other functions of one value, some with a bend."""
 ROUNDS = 3
 PACE = 1.7
 """A round goes this much further than its bound's minimum: below 2 none makes that worse, and fewer do."""
 ROWS_PER_UNKNOWN, FEWEST_ROWS = 100, 5_000
 """Rows that rounds look at: with many times fewer they fit those instead of the network."""
+
+
+class Activation(Protocol):
+    """What stands between a layer and whatever reads it."""
+
+    def missing(self, goal: Tensor, now: Tensor) -> Tensor:
+        """How far outputs should move for the activation to give what it gives of the goal, shape of both."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +62,43 @@ class Clamp:
 
     low: float
     high: float
+
+    def missing(self, goal: Tensor, now: Tensor) -> Tensor:
+        """Nothing where the clamp cuts off both."""
+        missing = torch.where(goal <= self.low, (self.low - now).clamp_max_(0), goal - now)
+        if self.high < float("inf"):
+            missing = torch.where(goal >= self.high, (self.high - now).clamp_min_(0), missing)
+        return missing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Smooth:
+    """Any other function of one value.
+
+    Attributes:
+        function: What it makes of a tensor.
+        steepest: Its steepest slope.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    steepest: float
+
+    @classmethod
+    def of(cls, function: Callable[[Tensor], Tensor]) -> Smooth:
+        """Looks at the function where activations bend."""
+        places = torch.linspace(-8, 8, 1601, dtype=torch.float64)
+        slopes = function(places).diff() / places.diff()
+        return cls(function, float(slopes.abs().max()))
+
+    def missing(self, goal: Tensor, now: Tensor) -> Tensor:
+        """Down the slope of the loss, at most as far as to the goal."""
+        with torch.enable_grad():
+            place = now.detach().requires_grad_()
+            read = self.function(place)
+            (slope,) = torch.autograd.grad(read.sum(), place)
+        step = slope * (self.function(goal) - read.detach()) / min(self.steepest, 1.0) ** 2
+        most = (goal - now).abs_()
+        return step.clamp_(-most, most)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,13 +123,15 @@ class Rows:
         return Rows(inputs, goal, rest)
 
 
-def clamp_behind(node: fx.Node) -> Clamp | None:
-    """The clamp that alone reads a value."""
+def activation_behind(node: fx.Node) -> Activation | None:
+    """The activation that alone reads a value."""
     reader = next(iter(node.users)) if len(node.users) == 1 else None
     if reader is None:
         return None
     if reader.target in RELUS:
         return Clamp(0.0, float("inf"))
+    if reader.target in SMOOTH:
+        return _smooth(reader)
     if reader.target not in CLAMPS:
         return None
     given = arguments_of(reader)
@@ -77,13 +143,24 @@ def clamp_behind(node: fx.Node) -> Clamp | None:
     return Clamp(*numbers) if len(numbers) == len(ends) else None
 
 
+def _smooth(reader: fx.Node) -> Smooth:
+    op = reader.target
+    assert isinstance(op, torch._ops.OpOverload)
+
+    def function(values: Tensor) -> Tensor:
+        found: Tensor = op(values, *reader.args[1:], **reader.kwargs)
+        return found
+
+    return Smooth.of(function)
+
+
 def enough_rows(unknowns: int) -> int:
     """That rounds look at, for so many inputs and taps."""
     return max(FEWEST_ROWS, ROWS_PER_UNKNOWN * unknowns)
 
 
 def improved(
-    system: System, weights: Tensor, constants: Tensor, pieces: Sequence[Rows], clamp: Clamp
+    system: System, weights: Tensor, constants: Tensor, pieces: Sequence[Rows], activation: Activation
 ) -> tuple[Tensor, Tensor]:
     """Weights and constants with which the activation comes closer to the dense network's.
 
@@ -92,13 +169,13 @@ def improved(
         weights: Linear solution, shape (groups, inputs * taps, outputs), float64.
         constants: Its constants, shape (groups, outputs).
         pieces: Rows to look at.
-        clamp: What the activation does.
+        activation: What stands behind the layer.
     """
     number = sum(piece.inputs.shape[1] for piece in pieces)
     for _ in range(ROUNDS):
         cross, error = torch.zeros_like(weights), torch.zeros_like(constants)
         for piece in pieces:
-            missing = _missing(piece, weights, constants, clamp)
+            missing = _missing(piece, weights, constants, activation)
             cross += (piece.inputs.transpose(1, 2) @ missing).double()
             error += missing.sum(dim=1).double()
         change, shift = system.step(cross / number, error / number, weights)
@@ -106,14 +183,10 @@ def improved(
     return weights, constants
 
 
-def _missing(piece: Rows, weights: Tensor, constants: Tensor, clamp: Clamp) -> Tensor:
+def _missing(piece: Rows, weights: Tensor, constants: Tensor, activation: Activation) -> Tensor:
     """What the outputs lack of their targets."""
     dtype = piece.inputs.dtype
     now = torch.baddbmm(constants.to(dtype)[:, None, :], piece.inputs, weights.to(dtype))
     if piece.rest is not None:
         now += piece.rest
-    missing = piece.goal - now
-    missing = torch.where(piece.goal <= clamp.low, (clamp.low - now).clamp_max_(0), missing)
-    if clamp.high < float("inf"):
-        missing = torch.where(piece.goal >= clamp.high, (clamp.high - now).clamp_min_(0), missing)
-    return missing
+    return activation.missing(piece.goal, now)

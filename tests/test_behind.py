@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from edgeprune.causal import Program
 from edgeprune.channels import trace
-from edgeprune.compensate import Subject, Survivors, clamps, find_layers, measure_moments, refit
-from edgeprune.compensate.clamps import Clamp, Rows, clamp_behind, improved
+from edgeprune.compensate import Subject, Survivors, activations, find_layers, measure_moments, refit
+from edgeprune.compensate.activations import Activation, Clamp, Rows, Smooth, activation_behind, improved
 from edgeprune.compensate.least_squares import Sums, system
 from edgeprune.records import InputSpec
 
@@ -45,7 +45,7 @@ def loss(rows: Rows, weights: Tensor, constants: Tensor, clamp: Clamp) -> Tensor
     return missing.square().mean()
 
 
-def linear(rows: Rows, start: Tensor) -> tuple[clamps.System, Tensor, Tensor]:
+def linear(rows: Rows, start: Tensor) -> tuple[activations.System, Tensor, Tensor]:
     target = rows.goal if rows.rest is None else rows.goal - rows.rest
     sums = Sums.of(rows.inputs, target)
     equations, weights = system(sums, start, 1e-9, intercept=True)
@@ -59,7 +59,7 @@ def test_many_rounds_find_what_a_general_minimiser_finds(
 ) -> None:
     rows, start = problem(rest=rest)
     equations, weights, constants = linear(rows, start)
-    monkeypatch.setattr(clamps, "ROUNDS", 300)
+    monkeypatch.setattr(activations, "ROUNDS", 300)
     found = improved(equations, weights, constants, [rows.thinned(400)], clamp)
 
     def value_and_slope(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -81,7 +81,7 @@ def test_no_round_makes_the_fit_worse(rounds: int, monkeypatch: pytest.MonkeyPat
     equations, weights, constants = linear(rows, start)
     losses = [float(loss(rows, weights, constants, RELU))]
     for number in range(1, rounds + 1):
-        monkeypatch.setattr(clamps, "ROUNDS", number)
+        monkeypatch.setattr(activations, "ROUNDS", number)
         losses.append(float(loss(rows, *improved(equations, weights, constants, [rows], RELU), RELU)))
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.999 * losses[0]
@@ -137,19 +137,81 @@ class Limit(nn.Module):
         (nn.Hardtanh(-2.0, 3.0), Clamp(-2.0, 3.0)),
         (nn.Hardtanh(), Clamp(-1.0, 1.0)),
         (Limit(), Clamp(-INFINITY, 2.0)),
-        (nn.SiLU(), None),
         (nn.MaxPool2d(2), None),
     ],
     ids=str,
 )
-def test_what_clamps_a_layer(reader: nn.Module, clamp: Clamp | None) -> None:
+def test_what_stands_behind_a_layer(reader: nn.Module, clamp: Clamp | None) -> None:
     program = Program(trace(Behind(reader).eval(), InputSpec(shape=(3, 6, 6))).graph_module)
-    assert clamp_behind(find_layers(program)["conv.weight"].node) == clamp
+    assert activation_behind(find_layers(program)["conv.weight"].node) == clamp
+
+
+SMOOTH = [
+    nn.GELU(),
+    nn.GELU(approximate="tanh"),
+    nn.SiLU(),
+    nn.Hardswish(),
+    nn.Mish(),
+    nn.ELU(alpha=0.7),
+    nn.LeakyReLU(0.2),
+    nn.Softplus(beta=2),
+    nn.Sigmoid(),
+    nn.Hardsigmoid(),
+    nn.Tanh(),
+]
+
+
+@pytest.mark.parametrize("module", SMOOTH, ids=str)
+def test_smooth_activations_are_known_with_their_settings(module: nn.Module) -> None:
+    program = Program(trace(Behind(module).eval(), InputSpec(shape=(3, 6, 6))).graph_module)
+    found = activation_behind(find_layers(program)["conv.weight"].node)
+    assert isinstance(found, Smooth)
+    values = torch.linspace(-6, 6, 97)
+    torch.testing.assert_close(found.function(values), module(values))
+    chords = module(values).diff() / values.diff()
+    assert found.steepest >= 0.99 * float(chords.abs().max())
+
+
+@pytest.mark.parametrize("module", SMOOTH, ids=str)
+def test_outputs_move_down_the_loss(module: nn.Module) -> None:
+    """Against the slope of the whole; never further than to the goal."""
+    goal, now = torch.meshgrid(*2 * [torch.linspace(-9.1, 9.3, 121, dtype=torch.float64)], indexing="ij")
+    missing = Smooth.of(module).missing(goal, now)
+    assert (missing.abs() <= (goal - now).abs()).all()
+    place = now.clone().requires_grad_()
+    (slope,) = torch.autograd.grad((module(goal) - module(place)).square().sum(), place)
+    assert (missing * slope <= 0).all()
+    assert (missing[slope.abs() > 1e-6] != 0).all()
+
+
+def read_loss(rows: Rows, weights: Tensor, constants: Tensor, activation: Activation) -> float:
+    """Mean square of what the activation gives too much or too little."""
+    assert isinstance(activation, Smooth)
+    now = rows.inputs @ weights + constants[:, None]
+    now = now if rows.rest is None else now + rows.rest
+    return float((activation.function(rows.goal) - activation.function(now)).square().mean())
+
+
+@pytest.mark.parametrize("rest", [False, True], ids=["alone", "before a sum"])
+@pytest.mark.parametrize("module", SMOOTH, ids=str)
+def test_rounds_bring_what_is_read_closer(
+    module: nn.Module, rest: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, start = problem(rest=rest)
+    activation = Smooth.of(module)
+    equations, weights, constants = linear(rows, start)
+    losses = [read_loss(rows, weights, constants, activation)]
+    for number in (1, 2, 3, 20):
+        monkeypatch.setattr(activations, "ROUNDS", number)
+        found = improved(equations, weights, constants, [rows], activation)
+        losses.append(read_loss(rows, *found, activation))
+    assert losses[-1] < 0.995 * losses[0]
+    assert max(losses[1:]) < losses[0]
 
 
 def test_what_is_read_before_the_activation_as_well_is_fitted_as_it_is() -> None:
     program = Program(trace(Behind(nn.ReLU(), twice=True).eval(), InputSpec(shape=(3, 6, 6))).graph_module)
-    assert clamp_behind(find_layers(program)["conv.weight"].node) is None
+    assert activation_behind(find_layers(program)["conv.weight"].node) is None
 
 
 def refitted(name: str, removed: dict[str, tuple[int, ...]], layer: str) -> float:
@@ -167,7 +229,7 @@ def refitted(name: str, removed: dict[str, tuple[int, ...]], layer: str) -> floa
     fit = refit(subject, network.weights, network.removed, ridge=1e-9)
     node = subject.layers[layer].node
     reader = next(iter(node.users))
-    if clamp_behind(node) is None:
+    if activation_behind(node) is None:
         (reader,) = reader.users
     values = {"dense": program.dense, "now": {**network.weights, **fit.weights}}
     outputs = [output_of(program, found.images, weights, reader) for weights in values.values()]
@@ -188,5 +250,5 @@ def test_what_the_network_reads_comes_closer(monkeypatch: pytest.MonkeyPatch) ->
     net = case("residual")
     group = next(g for g in net.groups if any(s.parameter == "outer.weight" for s in g.slots if s.consumer))
     with_rounds = refitted("residual", {group.name: (0, 3, 5)}, "outer.weight")
-    monkeypatch.setattr(clamps, "ROUNDS", 0)
+    monkeypatch.setattr(activations, "ROUNDS", 0)
     assert with_rounds < 0.99 * refitted("residual", {group.name: (0, 3, 5)}, "outer.weight")

@@ -71,9 +71,14 @@ def exported(field: Field) -> Any:  # an onnx.ModelProto
     import onnxsim as peer
 
     images = torch.from_numpy(field.images.calibration.images[:2])
-    program = torch.onnx.export(
-        field.analysed.module, (images,), dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False
-    )
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its encoders have no ONNX form
+    try:
+        program = torch.onnx.export(
+            field.analysed.module, (images,), dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False
+        )
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     assert program is not None
     return peer.simplify(program.model_proto)[0]
 

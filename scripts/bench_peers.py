@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from bench_onnxsim import BATCH, NORMS, onnxsim
 from scipy.cluster.hierarchy import fcluster, ward
 from scipy.cluster.vq import kmeans2
 from torch import nn
@@ -31,9 +32,7 @@ if TYPE_CHECKING:
 
 HALVINGS = 7
 """In the search for the peer's own ratio that removes the share asked for."""
-BATCH = 64
 LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 METHODS = ("tp-magnitude", "tp-taylor", "tp-lamp", "tp-bn-scale", "onnxsim-l2", "onnxsim-wanda", "folding")
 Maker = Callable[[float], tuple[Any, float]]
 """A share of the channels -> the pruned network, share of the parameters removed."""
@@ -47,8 +46,6 @@ def is_peer(method: str) -> bool:
 
 def curve(field: Field, method: str) -> Curve:
     """A peer's accuracy over the share of parameters removed."""
-    from bench_onnxsim import onnxsim
-
     from edgeprune.pipeline.sweeping import judged_curve
     from edgeprune.records import CurvePoint
 

@@ -75,12 +75,14 @@ Sides = Annotated[tuple[int, ...] | None, BeforeValidator(_listed)]
 Factors = Annotated[tuple[float, ...] | None, BeforeValidator(_listed)]
 
 
+WALKS = ("c-swap-c", "c-swap")
+"""Methods that walk: C-SWAP, compensated or as published; the others rank all units at once."""
 METHODS = (
-    *("c-swap-c", "c-swap"),
+    *WALKS,
     *("magnitude-l1", "magnitude-l2", "bn-scale", "random", "activation", "variance", "gradient", "taylor"),
     *("integrated-gradients", "lrp", "i-lrp", "class-aware", "budget-aware"),
 )
-"""What decides which channels go: C-SWAP, compensated or as published, and its rivals."""
+"""What decides which channels go: C-SWAP and its rivals."""
 OWN_METHOD = "python:"
 
 

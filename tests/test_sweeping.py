@@ -16,8 +16,10 @@ from tiny_builds import Place, settle
 
 import edgeprune as package
 from edgeprune.errors import RunFolderError
+from edgeprune.pipeline import sweeping
 from edgeprune.records import Curve, CurvePoint, Interval
 from edgeprune.report.charts import draw_curves
+from edgeprune.runfolder import Journal
 
 WORDS = ("--methods", "magnitude-l2,c-swap-c", "--ratios", "0.5,0.2")
 
@@ -123,6 +125,59 @@ def test_a_criterion_of_the_users_own_and_every_compensation(tmp_path: Path) -> 
     assert [curve.label for curve in curves] == methods
     assert len({curve.points[0].param_ratio for curve in curves}) == 1, "the same units, whatever survives"
     assert min(curve.points[0].accuracy for curve in curves) > 0.9, "half of the network is useless"
+
+
+class Leaves:
+    """A watcher that stops the sweep after so many steps of a walk."""
+
+    def __init__(self, after: int) -> None:
+        self.left, self.names = after, []
+
+    def stage(self, name: str, *, reused: bool, seconds: float) -> None: ...
+
+    def progress(self, name: str, done: int, total: int, detail: str) -> None:
+        assert 0 <= done <= total
+        self.names.append(name)
+        self.left -= name.startswith("walk-")
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["c-swap", "c-swap-c"])
+def test_a_walk_goes_on_where_it_was_and_serves_other_shares(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = (settle(tmp_path / name) for name in ("whole", "stopped"))
+    expected = package.sweep(whole.config(align=1), [method], [0.3, 0.7])
+    with pytest.raises(KeyboardInterrupt):
+        package.sweep(stopped.config(align=1), [method], [0.3, 0.7], watcher=Leaves(2))
+    written = (stopped.out / "stages" / f"walk-{method}.jsonl").read_text().splitlines()
+    assert len(written) == 1 + 2, "a header and the steps"
+    appended = []
+    append = Journal.append
+    monkeypatch.setattr(Journal, "append", lambda self, step: (appended.append(step), append(self, step)))
+    watcher = Leaves(-1)
+    assert package.sweep(stopped.config(align=1), [method], [0.3, 0.7], watcher=watcher) == expected
+    steps = (whole.out / "stages" / f"walk-{method}.jsonl").read_text().splitlines()[1:]
+    assert len(appended) == len(steps) - 2
+    assert {f"walk-{method}", f"{method}: points"} <= set(watcher.names)
+
+    def no_walk(*_: object) -> None:
+        raise AssertionError("a walk to the same share was kept")
+
+    monkeypatch.setattr("edgeprune.pipeline.sweeping.walk", no_walk)
+    (curve,) = package.sweep(stopped.config(align=1), [method], [0.1, 0.7])
+    assert curve.points[1] == expected[0].points[1]
+
+
+@pytest.mark.slow
+def test_the_memory_limit_reaches_the_analysis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    make = sweeping.make_study
+    monkeypatch.setattr(sweeping, "make_study", lambda *given: (seen.append(given[3]), make(*given))[1])
+    package.sweep(settle(tmp_path).config(memory_limit="2GB"), ["magnitude-l2"], [0.3])
+    assert [journey.memory_limit for journey in seen] == [2_000_000_000]
 
 
 def test_a_method_that_is_not_ours_is_drawn_by_whoever_named_it(tmp_path: Path) -> None:

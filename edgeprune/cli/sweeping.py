@@ -38,7 +38,8 @@ def sweep(  # noqa: PLR0913, PLR0917  # one argument for each flag
     out: Annotated[
         Path,
         typer.Option(
-            help="Run folder; a second sweep reuses the curves that hold.", rich_help_panel=flags.OUTPUT
+            help="Run folder; a second sweep reuses curves and walks that hold, stopped ones too.",
+            rich_help_panel=flags.OUTPUT,
         ),
     ] = Path("edgeprune-sweep"),
     methods: Annotated[

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune import causal, channels
-from edgeprune.config import BuildConfig
+from edgeprune.config import WALKS, BuildConfig
 from edgeprune.pipeline.building import Build
 from edgeprune.pipeline.inputs import Inputs
 from edgeprune.pipeline.pruning import doubts, make_study, too_few_to_vouch
@@ -132,7 +132,7 @@ def estimate(study: Study, watcher: Watcher) -> Walks:
 def _interventions(study: Study) -> tuple[float, float]:
     units = sum(group.units for group in study.groups)
     method = study.options.method
-    if method not in ("c-swap-c", "c-swap"):
+    if method not in WALKS:
         return CRITERION
     rates, count = (GROUP_TESTS, len(study.groups)) if method == "c-swap-c" else (SINGLE_TESTS, units)
     least, most = (rate * count for rate in rates)

@@ -15,7 +15,6 @@ from torch import nn
 from edgeprune import calibration, gate, measure, report, runtime, tasks, zoo
 from edgeprune.config import BuildConfig
 from edgeprune.data_files import data_folder
-from edgeprune.errors import JournalError
 from edgeprune.pipeline import evaluating, sharing, telling
 from edgeprune.pipeline.clocking import final_measurement
 from edgeprune.pipeline.deploying import make_export, onnx_options
@@ -23,6 +22,7 @@ from edgeprune.pipeline.digests import LIBRARIES, digest, images_digest, network
 from edgeprune.pipeline.forms import with_forms
 from edgeprune.pipeline.giving_back import Settled, is_slower, settled, widen_
 from edgeprune.pipeline.inputs import Inputs, data_source
+from edgeprune.pipeline.journaling import journaled
 from edgeprune.pipeline.kept import check_groups, keep_settings, keep_weights, walk_inputs
 from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions, asked_options
 from edgeprune.pipeline.pruning import Analysed, Found, analyse, find_units
@@ -44,7 +44,7 @@ from edgeprune.records import (
     Split,
     Step,
 )
-from edgeprune.runfolder import Journal, RunFolder, file_digest
+from edgeprune.runfolder import RunFolder, file_digest
 
 PARITY_IMAGES = 8
 VALIDATION_BYTES = 1e9
@@ -184,29 +184,16 @@ class Build:
         inputs = {**walk_inputs(self), **self.searching.inputs}
         journal = self.folder.journal("walk", Step, inputs)
 
+        def walk(journey: Journey) -> Found:
+            sharing.call(self.crew, journey.recorded)
+            return find_units(self.analysed, self.images, self.options, journey, search=self.searching.make())
+
         def make() -> Pruning:
-            try:
-                found = self._walk(journal)
-            except JournalError:  # float rounding of another machine: the steps are of no use here
-                journal.clear()
-                found = self._walk(journal)
+            journey = replace(self.journey, crew=self.crew)
+            found = journaled(journal, journey, walk, self.watcher, "walk")
             return keep_weights(found, self.folder.path / WEIGHTS)
 
         return self.stage("walk", Pruning, inputs, make, files=lambda made: made.files)
-
-    def _walk(self, journal: Journal[Step]) -> Found:
-        recorded = journal.read()
-        sharing.call(self.crew, recorded)
-        pending = iter(recorded)
-
-        def on_step(step: Step, settled: int, units: int, param_ratio: float) -> None:
-            if next(pending, None) is None:
-                journal.append(step)
-            detail = f"{param_ratio:.1%} of parameters removed, worst z {step.worst_z:+.2f}"
-            self.watcher.progress("walk", settled, units, detail)
-
-        journey = replace(self.journey, recorded=recorded, on_step=on_step, crew=self.crew)
-        return find_units(self.analysed, self.images, self.options, journey, search=self.searching.make())
 
     @property
     def journey(self) -> Journey:

@@ -136,7 +136,7 @@ def find_units(
     """
     journey = journey or Journey()
     study = make_study(analysed, images, options, journey)
-    walked = search(study, journey) if search else _walk(study, analysed.module, journey)
+    walked = search(study, journey) if search else walk(study, analysed.module, journey)
     groups, final = study.groups, study.all_scores(walked.weights)
     pruning = Pruning(
         trajectory=make_trajectory(study, walked, final),
@@ -172,7 +172,8 @@ def make_study(
     return Study(analysed.traced, analysed.coupling, images, options, program, kept, journey or Journey())
 
 
-def _walk(study: Study, module: nn.Module, journey: Journey) -> Walked:
+def walk(study: Study, module: nn.Module, journey: Journey) -> Walked:
+    """The method's units, taken out one after the other as far as the options let it."""
     ledger = study.ledger
     if study.options.method == "c-swap":
         return published.walk(

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
 from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -14,20 +15,21 @@ from typing import Any
 import numpy as np
 
 from edgeprune import measure, tasks
-from edgeprune.config import METHODS, OWN_METHOD, BuildConfig
+from edgeprune.config import METHODS, OWN_METHOD, WALKS, BuildConfig
 from edgeprune.errors import ConfigError
-from edgeprune.pipeline import compensated, published, ranked
+from edgeprune.pipeline import ranked
 from edgeprune.pipeline.building import Build
 from edgeprune.pipeline.digests import analysis_digest, digest, images_digest
 from edgeprune.pipeline.inputs import Inputs
+from edgeprune.pipeline.journaling import journaled
 from edgeprune.pipeline.kept import settings_digest
-from edgeprune.pipeline.options import Images, Labelled, PruneOptions
-from edgeprune.pipeline.pruning import Analysed, make_study
+from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions
+from edgeprune.pipeline.pruning import Analysed, make_study, walk
 from edgeprune.pipeline.study import Study
 from edgeprune.pipeline.timing import Stopwatch
 from edgeprune.pipeline.trajectory import taken, within
 from edgeprune.pipeline.watching import Silence, Watcher
-from edgeprune.records import Curve, CurvePoint, Labels, Split
+from edgeprune.records import Curve, CurvePoint, Labels, Split, Step
 from edgeprune.runfolder import RunFolder
 from edgeprune.scratch import scratch
 
@@ -42,8 +44,12 @@ MODES: dict[str, dict[str, Any]] = {
 }
 """After a `+`: what survivors take over; `shared` is one affine map for all taps, `affine` refits as well."""
 
-Watch = Callable[[str, int, int], None]
-"""Label of the curve, points done, points."""
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """A walk as far as the largest share that a sweep asks for."""
+
+    steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,8 @@ class Field:
         ratios: Shares of the parameters to remove, ascending; each point stays just below.
         base: Options that all methods share.
         stopwatch: Times every point on the target; None: no latency.
+        journey: What every analysis takes along.
+        watcher: Sees the progress.
     """
 
     analysed: Analysed
@@ -81,13 +89,25 @@ class Field:
     ratios: Sequence[float]
     base: PruneOptions
     stopwatch: Stopwatch | None = None
+    journey: Journey = dataclass_field(default_factory=Journey)
+    watcher: Watcher = dataclass_field(default_factory=Silence)
 
 
-def curve(field: Field, method: Method, watch: Watch = lambda label, done, points: None) -> Curve:
-    """One walk or ranking up to the largest ratio; every prefix of it compensated and evaluated."""
+Keep = Callable[[Callable[[Journey], Swept]], Swept]
+"""Walks, or gives what an earlier sweep kept of the same walk."""
+
+
+def curve(field: Field, method: Method, keep: Keep | None = None) -> Curve:
+    """One walk or ranking up to the largest ratio; every prefix of it compensated and evaluated.
+
+    Args:
+        field: What it competes on.
+        method: Whose curve.
+        keep: Keeps walks; None: this one is walked and forgotten.
+    """
     options = method.options(field.base, max(field.ratios))
-    study = make_study(field.analysed, field.images, options)
-    first = _first(study, field.analysed)
+    study = make_study(field.analysed, field.images, options, field.journey)
+    first = _first(study, field, keep or (lambda make: make(field.journey)))
     points, answers = [], [study.answers(field.evaluation, study.program.dense)]
     for number, ratio in enumerate(field.ratios):
         removed = first(ratio)
@@ -103,7 +123,7 @@ def curve(field: Field, method: Method, watch: Watch = lambda label, done, point
             )
         )
         answers.append(study.answers(field.evaluation, weights))
-        watch(method.label, number + 1, len(field.ratios))
+        field.watcher.progress(f"{method.label}: points", number + 1, len(field.ratios), "")
     return judged_curve(method.label, study.task, field.evaluation.labels, (points, answers))
 
 
@@ -157,17 +177,13 @@ def metric_curve(
     )
 
 
-def _first(study: Study, analysed: Analysed) -> Callable[[float], dict[str, tuple[int, ...]]]:
+def _first(study: Study, field: Field, keep: Keep) -> Callable[[float], dict[str, tuple[int, ...]]]:
     """How much of the method's order stays within a share of the parameters."""
-    match study.options.method:
-        case "c-swap-c":
-            walked = compensated.walk(study, lambda *seen: None, ())
-        case "c-swap":
-            walked = published.walk(study, lambda *seen: None, ())
-        case _:
-            pieces = ranked.rank(study, ranked.scores(study, analysed.module))
-            return partial(ranked.prefix, study, pieces)
-    return partial(within, study, taken(walked.steps))
+    module = field.analysed.module
+    if study.options.method in WALKS:
+        swept = keep(lambda journey: Swept(tuple(walk(study, module, journey).steps)))
+        return partial(within, study, taken(swept.steps))
+    return partial(ranked.prefix, study, ranked.rank(study, ranked.scores(study, module)))
 
 
 def sweep(  # noqa: PLR0913 - keywords, and most have a default
@@ -210,15 +226,36 @@ def sweep(  # noqa: PLR0913 - keywords, and most have a default
         def field() -> Field:
             evaluation = build.labelled(Split.EVALUATION)
             stopwatch = Stopwatch(build, Path(files)) if latency else None
-            return Field(build.analysed, build.images, evaluation, ratios, build.options, stopwatch)
+            return Field(
+                analysed=build.analysed,
+                images=build.images,
+                evaluation=evaluation,
+                ratios=ratios,
+                base=build.options,
+                stopwatch=stopwatch,
+                journey=build.journey,
+                watcher=watcher,
+            )
+
+        def keep(text: str, make: Callable[[Journey], Swept]) -> Swept:
+            """What shares are asked for matters only by the largest: others need no new walk."""
+            name = f"walk-{file_name(text)}"
+            inputs = {
+                **{key: digests[key] for key in ("model", "data", "libraries")},
+                "settings": settings_digest(build, method=text, ratio=max(ratios)),
+            }
+            journal = folder.journal(name, Step, inputs)
+
+            def walked() -> Swept:
+                return journaled(journal, field().journey, make, watcher, name)
+
+            return folder.reuse_or_make(name, Swept, inputs, walked)[0]
 
         def make(text: str) -> Curve:
             method = asked[text]
             if method is None:
                 return others[text](field())
-            return curve(
-                field(), method, lambda label, done, points: watcher.progress(label, done, points, "")
-            )
+            return curve(field(), method, partial(keep, text))
 
         curves = []
         for text in asked:

@@ -16,11 +16,13 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from bench_peers import Finish, Maker
-
     from edgeprune.pipeline.sweeping import Field
 
 Array = np.ndarray[Any, Any]
+Maker = Callable[[float], tuple[Any, float]]
+"""A share of the channels -> the pruned network, share of the parameters removed."""
+Finish = Callable[[Any], Callable[[torch.Tensor], Any]]
+"""The pruned network -> repaired as the method says, ready to run."""
 BATCH = 64
 NO_BIAS = 2
 """Inputs of a convolution without one."""

@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from bench_onnxsim import BATCH, NORMS, onnxsim
+from bench_onnxsim import BATCH, NORMS, Array, Finish, Maker, onnxsim
 from scipy.cluster.hierarchy import fcluster, ward
 from scipy.cluster.vq import kmeans2
 from torch import nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from bench_onnxsim import Array
-
     from edgeprune.causal.fold import Norm
     from edgeprune.pipeline.options import Labelled
     from edgeprune.pipeline.sweeping import Field
@@ -34,10 +32,6 @@ HALVINGS = 7
 """In the search for the peer's own ratio that removes the share asked for."""
 LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 METHODS = ("tp-magnitude", "tp-taylor", "tp-lamp", "tp-bn-scale", "onnxsim-l2", "onnxsim-wanda", "folding")
-Maker = Callable[[float], tuple[Any, float]]
-"""A share of the channels -> the pruned network, share of the parameters removed."""
-Finish = Callable[[Any], Callable[[torch.Tensor], Any]]
-"""The pruned network -> repaired as the method says, ready to run."""
 
 
 def is_peer(method: str) -> bool:

@@ -27,6 +27,7 @@ evaluating.py  how good the files are; timing.py: how long a candidate takes
 A build and its run folder:
 inputs.py      configuration -> target and network; beginning.py: a first look at them
 building.py    all of it, with resume; digests.py: what a stage depends on; watching.py: who sees it go by
+journaling.py  walks whose steps are written down, so that a killed one goes on
 room.py        the room on disk that it takes; components.py: what it was made with
 kept.py        what a run folder remembers: settings, walk
 telling.py     what the report says besides the stages; picturing.py: its pictures

@@ -5,6 +5,7 @@ pruning.py     which units it does not need
 options.py     what an analysis is asked for
 study.py       network and images, ready for any method; ledger.py: what removing units saves
 orders.py      in which order units leave; beyond the natural end several compete
+finalists.py   at one share the walk's units or those of the least magnitude, whichever answer better
 clocking.py    the final measurement, longer where it leaves a limit open
 compensated.py c-swap-c; published.py: c-swap; ranked.py: rival criteria
 forecasting.py what each unit of a group should do to each class: who is asked first

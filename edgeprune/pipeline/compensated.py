@@ -32,6 +32,7 @@ MOST_REFITS = 5
 LENIENCE = 2.0
 """The walk itself lets scores fall further by this factor: the least squares after it makes good for that,
 and the network as refitted is held to the level itself."""
+REACHED = "the limit on removed parameters was reached"
 GIVEN_BACK = "given back: refitted without them, the network broke a limit"
 
 Watch = Callable[[Step, int, int, Removed], None]
@@ -83,7 +84,7 @@ class _Passes:
             network, reached = self._pass(network, stride)
             gain = self.study.ledger.param_ratio(network.removed) - before
             if reached:
-                return network, "the limit on removed parameters was reached"
+                return network, REACHED
             if stride is None:
                 if gain >= LEAST_GAIN:
                     continue

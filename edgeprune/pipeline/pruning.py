@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgeprune import causal, channels, tasks
 from edgeprune.errors import DataError, ModelError, NothingToPrune
-from edgeprune.pipeline import compensated, devices, published, ranked
+from edgeprune.pipeline import compensated, devices, finalists, published, ranked
 from edgeprune.pipeline.finite import first_broken_layer
 from edgeprune.pipeline.ledger import Removed
 from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions
@@ -136,7 +136,10 @@ def find_units(
     """
     journey = journey or Journey()
     study = make_study(analysed, images, options, journey)
-    walked = search(study, journey) if search else walk(study, analysed.module, journey)
+    if search:
+        walked = search(study, journey)
+    else:
+        walked = finalists.settled(study, walk(study, analysed.module, journey), journey)
     groups, final = study.groups, study.all_scores(walked.weights)
     pruning = Pruning(
         trajectory=make_trajectory(study, walked, final),

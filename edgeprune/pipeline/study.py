@@ -23,8 +23,8 @@ from edgeprune.records import Bools, ChannelGroup, Doubles, Floats, Ints, Labels
 
 Weights = Mapping[str, Tensor]
 NO_FIT = compensate.Refit(weights={}, moments={})
-FEWEST_ELSEWHERE = 20
-"""Validation images below which they are not tested."""
+FEWEST_ELSEWHERE, FEWEST_TOLD = 20, 5
+"""Validation images below which they are not tested, and below which they do not tell networks apart."""
 MOST_MOVED, FEWEST_MOVED, FORWARDS = 512, 64, 16_384
 """Images that answers are compared on, at most and at least, and over all groups together."""
 TINY = 1e-9
@@ -256,7 +256,7 @@ class Study:
     def mover(self, before: Weights, images: int = MOST_MOVED) -> Callable[[Sequence[Weights]], list[float]]:
         """Tells how far changes of weights, each alone, move answers to a few images that no fit has seen."""
         _, seen = self.images.judged_by
-        if len(seen.labels) < FEWEST_ELSEWHERE:
+        if len(seen.labels) < FEWEST_TOLD:
             seen = self.images.calibration
         labels = seen.labels[:images]
         pieces = self.program.start(torch.from_numpy(seen.images[:images]))
@@ -361,13 +361,13 @@ class Study:
         )
 
     @cached_property
-    def _dense_moments(self) -> compensate.Measured:
+    def dense_moments(self) -> compensate.Measured:
         return self.measure(self.program.dense)
 
     def compensated(self, removed: Removed) -> tuple[dict[str, Tensor], compensate.Refit]:
         """Weights of the dense network without these units, compensated as the options say, and the fit."""
         mode, dense = self.options.compensation, self.program.dense
-        measured = NOT_MEASURED if mode == "none" else self._dense_moments
+        measured = NOT_MEASURED if mode == "none" else self.dense_moments
         survivors = self.survivors(dense, measured, {})
         survivors.remove_({name: units for name, units in removed.items() if units})
         fit = self.refit(survivors.weights, removed)

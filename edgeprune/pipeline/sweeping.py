@@ -20,6 +20,7 @@ from edgeprune.errors import ConfigError
 from edgeprune.pipeline import ranked
 from edgeprune.pipeline.building import Build
 from edgeprune.pipeline.digests import analysis_digest, digest, images_digest
+from edgeprune.pipeline.finalists import Finalists, fitted
 from edgeprune.pipeline.inputs import Inputs
 from edgeprune.pipeline.journaling import journaled
 from edgeprune.pipeline.kept import settings_digest
@@ -100,6 +101,8 @@ Keep = Callable[[Callable[[Journey], Swept]], Swept]
 def curve(field: Field, method: Method, keep: Keep | None = None) -> Curve:
     """One walk or ranking up to the largest ratio; every prefix of it compensated and evaluated.
 
+    Of `c-swap-c` each point is the better of two finalists (finalists.py), as of `prune` to this share.
+
     Args:
         field: What it competes on.
         method: Whose curve.
@@ -108,21 +111,22 @@ def curve(field: Field, method: Method, keep: Keep | None = None) -> Curve:
     options = method.options(field.base, max(field.ratios))
     study = make_study(field.analysed, field.images, options, field.journey)
     first = _first(study, field, keep or (lambda make: make(field.journey)))
+    finalists = Finalists(study, max(field.ratios))
     points, answers = [], [study.answers(field.evaluation, study.program.dense)]
     for number, ratio in enumerate(field.ratios):
-        removed = first(ratio)
-        weights, fit = study.compensated(removed)
-        param_ratio, mac_ratio = study.ledger.ratios(removed)
-        watched = field.stopwatch
+        best = finalists.best(fitted(study, first(ratio)), ratio)
+        param_ratio, mac_ratio = study.ledger.ratios(best.removed)
+        watch = field.stopwatch
+        timed = None if watch is None else watch.time(study, best.removed, best.weights, best.fit)
         points.append(
             CurvePoint(
                 asked=ratio,
                 param_ratio=param_ratio,
                 mac_ratio=mac_ratio,
-                latency_ratio=None if watched is None else watched.time(study, removed, weights, fit),
+                latency_ratio=timed,
             )
         )
-        answers.append(study.answers(field.evaluation, weights))
+        answers.append(study.answers(field.evaluation, best.weights))
         field.watcher.progress(f"{method.label}: points", number + 1, len(field.ratios), "")
     return judged_curve(method.label, study.task, field.evaluation.labels, (points, answers))
 

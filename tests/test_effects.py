@@ -15,7 +15,7 @@ from edgeprune.compensate import Block, in_order
 from edgeprune.pipeline.effects import LEAST, effects
 from edgeprune.pipeline.options import Images, Labelled, PruneOptions
 from edgeprune.pipeline.pruning import analyse, make_study
-from edgeprune.pipeline.study import FEWEST_ELSEWHERE, Study
+from edgeprune.pipeline.study import FEWEST_TOLD, Study
 from edgeprune.records import InputSpec
 
 
@@ -87,7 +87,7 @@ def study_of(validation: int) -> Study:
 
 
 def test_the_answers_are_those_to_images_that_no_fit_has_seen():
-    study = study_of(FEWEST_ELSEWHERE)
+    study = study_of(FEWEST_TOLD)
     dense = study.program.dense
     without = {**dense, "head.weight": dense["head.weight"] * 0.5}
 
@@ -101,7 +101,7 @@ def test_the_answers_are_those_to_images_that_no_fit_has_seen():
     move = study.mover(dense)
     assert move([dense]) == [0.0]
     assert move([without]) == pytest.approx([divergence(unseen)], rel=1e-4)
-    few = study_of(FEWEST_ELSEWHERE - 1)
+    few = study_of(FEWEST_TOLD - 1)
     assert few.mover(dense)([without]) == pytest.approx([divergence(few.all_images)], rel=1e-4)
 
 

@@ -14,23 +14,22 @@ from edgeprune.pipeline.finalists import EXCHANGED, Finalist, Finalists, fitted,
 from edgeprune.pipeline.finding import net_removal
 from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions
 from edgeprune.pipeline.pruning import Analysed, analyse, find_units, make_study
-from edgeprune.pipeline.study import FEWEST_TOLD, Study, Walked
+from edgeprune.pipeline.study import Study, Walked
 from edgeprune.records import Finding, InputSpec, Step
 
 SHARE = 0.5
 ASKED = PruneOptions(align=1, max_param_ratio=SHARE, alpha=0.45)
 
 
-def parts(validation: int = 60) -> tuple[Analysed, Images]:
+def parts() -> tuple[Analysed, Images]:
     images, labels = (each.numpy() for each in calibration())
-    known, unseen = slice(None, 60), slice(60, 60 + validation)
-    given = [Labelled(images=images[part], labels=labels[part]) for part in (known, unseen)]
+    given = [Labelled(images=images[part], labels=labels[part]) for part in (slice(60), slice(60, None))]
     analysed = analyse(trained_net(), InputSpec(shape=(1, 8, 8)))
     return analysed, Images(calibration=given[0], names=["a", "b", "c"], validation=given[1])
 
 
-def study_of(options: PruneOptions = ASKED, validation: int = 60) -> Study:
-    return make_study(*parts(validation), options)
+def study_of(options: PruneOptions = ASKED) -> Study:
+    return make_study(*parts(), options)
 
 
 def heaviest(study: Study) -> dict[str, tuple[int, ...]]:
@@ -152,17 +151,3 @@ def test_the_analysis_ends_with_the_better_finalist(share: float) -> None:
     assert net_removal(trajectory.steps) == found.pruning.plan.removed
     again = find_units(*parts(), options, Journey(recorded=trajectory.steps))
     assert again.pruning == found.pruning, "taken over from its journal it ends the same"
-
-
-@pytest.mark.parametrize("count", [FEWEST_TOLD - 1, FEWEST_TOLD])
-def test_few_validation_images_tell_networks_apart_and_fewer_do_not(count: int) -> None:
-    study = study_of(validation=count)
-    removed = heaviest(study)
-    by_validation = study_of(validation=60)
-    changed = [{**study.program.dense, **fitted(study, removed).weights}]
-    images = study.images.calibration if count < FEWEST_TOLD else study.images.validation
-    assert images is not None
-    by_validation.images = replace(by_validation.images, validation=images)
-    moved = study.mover(study.program.dense)(changed)
-    assert moved == by_validation.mover(by_validation.program.dense)(changed)
-    assert moved[0] > 0

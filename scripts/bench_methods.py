@@ -77,7 +77,8 @@ METHODS = (
     "c-swap-c,c-swap,c-swap+affine,magnitude-l2,magnitude-l2+bn,magnitude-l2+affine,magnitude-l1+affine,"
     "bn-scale+affine,random+affine,activation+affine,variance+affine,gradient+affine,taylor+affine,"
     "integrated-gradients+affine,lrp+affine,i-lrp+affine,class-aware+affine,budget-aware+affine,"
-    "tp-lamp+affine,tp-magnitude+bn,tp-taylor+bn,tp-lamp+bn,tp-bn-scale+bn,tp-magnitude,onnxsim-l2,onnxsim-wanda+ridge"
+    "tp-lamp+affine,tp-magnitude+bn,tp-taylor+bn,tp-lamp+bn,tp-bn-scale+bn,tp-magnitude,"
+    "onnxsim-l2,onnxsim-wanda+ridge"
 )
 BEGIN, END = "<!-- curves: written by scripts/bench_methods.py -->", "<!-- end of curves -->"
 ROUNDING = 1e-9

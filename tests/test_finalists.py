@@ -9,8 +9,8 @@ import pytest
 from tiny_builds import calibration, trained_net
 
 from edgeprune.pipeline import compensated, orders
-from edgeprune.pipeline.compensated import REACHED
-from edgeprune.pipeline.finalists import EXCHANGED, Finalist, Finalists, fitted, holds, nearest, settled
+from edgeprune.pipeline.compensated import REACHED, Network
+from edgeprune.pipeline.finalists import EXCHANGED, Finalists, fitted, holds, nearest, settled
 from edgeprune.pipeline.finding import net_removal
 from edgeprune.pipeline.options import Images, Journey, Labelled, PruneOptions
 from edgeprune.pipeline.pruning import Analysed, analyse, find_units, make_study
@@ -53,7 +53,7 @@ def walked_to(study: Study, removed: dict[str, tuple[int, ...]]) -> Walked:
     return Walked(steps=[step], stopped=REACHED, removed=removed, weights=found.weights, fit=found.fit)
 
 
-def distance(study: Study, found: Finalist) -> float:
+def distance(study: Study, found: Network) -> float:
     return study.mover(study.program.dense)([found.weights])[0]
 
 
@@ -116,7 +116,7 @@ def test_a_walk_that_is_nearer_stays_as_it_is() -> None:
     study = study_of(replace(ASKED, max_param_ratio=most))
     rivals = Finalists(study, most)
     walked, same = (walked_to(study, rivals.by_magnitude(share)) for share in (SHARE, most))
-    own = Finalist(walked.removed, dict(walked.weights), walked.fit)
+    own = Network(dict(walked.weights), walked.fit, walked.removed)
     assert distance(study, own) < distance(study, fitted(study, same.removed))
     assert settled(study, walked, Journey()) is walked
     assert settled(study, same, Journey()) is same
@@ -143,7 +143,7 @@ def test_the_analysis_ends_with_the_better_finalist(share: float) -> None:
     found = find_units(*parts(), options)
     study = study_of(options)
     walked = compensated.walk(study, lambda *seen: None, ())
-    own = Finalist(walked.removed, dict(walked.weights), walked.fit)
+    own = Network(dict(walked.weights), walked.fit, walked.removed)
     rival = fitted(study, Finalists(study, share).by_magnitude(share))
     assert found.pruning.plan.removed == nearest(study, [own, rival]).removed
     assert found.pruning.plan.param_ratio <= share

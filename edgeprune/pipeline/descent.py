@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeprune import compensate, knapsack
-from edgeprune.pipeline.ledger import Removed
+from edgeprune.pipeline.ledger import Removed, without
 from edgeprune.pipeline.study import NO_FIT, Study
 from edgeprune.records import Pass, Step
 
@@ -102,12 +102,7 @@ class Descent:
 
     def back_(self, point: Point, to: Point) -> None:
         """Log that the units between two networks were given back."""
-        returned = {
-            name: tuple(sorted(set(units) - set(to.removed.get(name, ()))))
-            for name, units in point.removed.items()
-        }
-        returned = {name: units for name, units in returned.items() if units}
-        if returned:
+        if returned := without(point.removed, to.removed):
             (first, units), *others = returned.items()
             step = replace(self.steps[-1], group=first, units=(), joint=dict(others), returned=units)
             self._log_(replace(step, evaluated=0, note="given back: another width is better"), to.removed)

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
-from torch import Tensor
-
-from edgeprune import causal, compensate
-from edgeprune.pipeline.compensated import REACHED
-from edgeprune.pipeline.ledger import Removed
+from edgeprune import compensate
+from edgeprune.pipeline import ranked
+from edgeprune.pipeline.compensated import REACHED, Network
+from edgeprune.pipeline.ledger import Removed, without
 from edgeprune.pipeline.options import Journey
 from edgeprune.pipeline.orders import LAMP, Orders
 from edgeprune.pipeline.sharing import agreed
@@ -25,15 +24,6 @@ from edgeprune.records import Finding
 LEAST = 1e-3
 """Share of the parameters that is too little to look twice."""
 EXCHANGED = "the least magnitude at this share answers nearer to the dense network"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Finalist:
-    """A compensated and refitted network: weights of the folded graph, and the units that are gone."""
-
-    removed: dict[str, tuple[int, ...]]
-    weights: dict[str, Tensor]
-    fit: compensate.Refit
 
 
 @dataclass(eq=False)
@@ -54,7 +44,7 @@ class Finalists:
         options = self.study.options
         return options.method == "c-swap-c" and options.counted is None and options.refits
 
-    def best(self, walked: Finalist, share: float) -> Finalist:
+    def best(self, walked: Network, share: float) -> Network:
         """The walk's network, or the one of the least magnitude at this share.
 
         One that keeps the limit on accuracy, and the guarantee of the walk, is better than one that does not;
@@ -69,9 +59,7 @@ class Finalists:
 
     def by_magnitude(self, share: float) -> dict[str, tuple[int, ...]]:
         """Group -> its units of the least layer-adaptive magnitude in the dense network."""
-        blocks = self._blocks
-        most = self.study.ledger.most(len(blocks), lambda count: causal.joined({}, blocks[:count]), share)
-        return {name: tuple(sorted(units)) for name, units in causal.joined({}, blocks[:most]).items()}
+        return ranked.prefix(self.study, self._blocks, share)
 
     @cached_property
     def _blocks(self) -> list[compensate.Block]:
@@ -86,16 +74,16 @@ def settled(study: Study, walked: Walked, journey: Journey) -> Walked:
     if most is None:
         return walked
     share = most if walked.stopped == REACHED else study.ledger.param_ratio(walked.removed)
-    own = Finalist(walked.removed, dict(walked.weights), walked.fit)
+    own = Network(dict(walked.weights), walked.fit, walked.removed)
     best = Finalists(study, share).best(own, share)
     return walked if best is own else _exchanged(study, walked, best, journey)
 
 
-def _exchanged(study: Study, walked: Walked, best: Finalist, journey: Journey) -> Walked:
+def _exchanged(study: Study, walked: Walked, best: Network, journey: Journey) -> Walked:
     """The walk, and two more steps: what only it removed is given back, what only the other did leaves."""
     outcome = study.examiner().everything().examine(partial(study.scores, weights=best.weights))
-    stays, leaves = _without(walked.removed, best.removed), _without(best.removed, walked.removed)
-    common = _without(walked.removed, stays)
+    stays, leaves = without(walked.removed, best.removed), without(best.removed, walked.removed)
+    common = without(walked.removed, stays)
     logged = []
     if stays:
         (first, units), *others = stays.items()
@@ -118,19 +106,13 @@ def _exchanged(study: Study, walked: Walked, best: Finalist, journey: Journey) -
     )
 
 
-def _without(removed: Removed, other: Removed) -> dict[str, tuple[int, ...]]:
-    """Units of the first that are not in the second."""
-    left = {name: tuple(sorted(set(units) - set(other.get(name, ())))) for name, units in removed.items()}
-    return {name: units for name, units in left.items() if units}
-
-
-def fitted(study: Study, removed: Removed) -> Finalist:
+def fitted(study: Study, removed: Removed) -> Network:
     """The dense network without these units, compensated and fitted as the options say."""
     weights, fit = study.compensated(removed)
-    return Finalist(dict(removed), weights, fit)
+    return Network(weights, fit, dict(removed))
 
 
-def nearest(study: Study, finalists: Sequence[Finalist]) -> Finalist:
+def nearest(study: Study, finalists: Sequence[Network]) -> Network:
     """The one with the answers nearest to the dense network's, among those that keep what was promised."""
     move = study.mover(study.program.dense)
     ranks = [

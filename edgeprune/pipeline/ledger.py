@@ -56,3 +56,9 @@ class Ledger:
             channel_ratio=sum(map(len, removed.values())) / self.units,
             mac_ratio=mac_ratio,
         )
+
+
+def without(removed: Removed, other: Removed) -> dict[str, tuple[int, ...]]:
+    """Group -> units of the first that are not in the second, where there are any."""
+    left = {name: tuple(sorted(set(units) - set(other.get(name, ())))) for name, units in removed.items()}
+    return {name: units for name, units in left.items() if units}

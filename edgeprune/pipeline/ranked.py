@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeprune import causal, criteria, zoo
+from edgeprune.compensate import Block
 from edgeprune.errors import ConfigError
 from edgeprune.pipeline.study import Study, Walked
 
@@ -111,11 +112,11 @@ def rank(study: Study, worth: Mapping[str, NDArray[np.float64]]) -> list[Piece]:
     return [piece for *_, piece in sorted(ordered, key=lambda entry: entry[:3])]
 
 
-def prefix(study: Study, pieces: list[Piece], ratio: float) -> dict[str, tuple[int, ...]]:
+def prefix(study: Study, pieces: Sequence[Piece | Block], ratio: float) -> dict[str, tuple[int, ...]]:
     """The units of as many pieces, from the first, as stay within a share of the parameters."""
     return joined(pieces[: study.ledger.most(len(pieces), lambda count: joined(pieces[:count]), ratio)])
 
 
-def joined(pieces: list[Piece]) -> dict[str, tuple[int, ...]]:
+def joined(pieces: Sequence[Piece | Block]) -> dict[str, tuple[int, ...]]:
     """Group -> units of all its pieces."""
     return {name: tuple(sorted(units)) for name, units in causal.joined({}, pieces).items()}

@@ -120,7 +120,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.", rich_help
 def share(settings: BuildConfig) -> None:
     """Where `torchrun` started several processes: all but the first take part in its walk, and end here."""
     if "WORLD_SIZE" in os.environ:
-        from edgeprune.pipeline.sharing import serve
+        from edgeprune.pipeline.following import serve
 
         if serve(settings):
             raise typer.Exit(0)

@@ -81,7 +81,7 @@ def show_target(
         return
     settings = flags.settings({"target": name, "model": model, "weights": weights, "data": data}, None)
     with watching(quiet=Settings.quiet or as_json) as watcher:
-        from edgeprune.pipeline.searching import model_of
+        from edgeprune.pipeline.timing import model_of
 
         found = model_of(settings, watcher=watcher)
     if as_json:

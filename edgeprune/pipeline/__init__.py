@@ -11,7 +11,7 @@ compensated.py c-swap-c; published.py: c-swap; ranked.py: rival criteria
 forecasting.py what each unit of a group should do to each class: who is asked first
 devices.py     where an analysis runs; needs.py: the memory that it takes in any case
 effects.py     what removals do to the answers, so that damages of different layers compare
-sharing.py     one walk, several processes
+sharing.py     one walk, several processes; following.py: those that follow the first
 saving.py      the smaller network as an object: made, saved and made again
 own_rules.py   coupling rules of the user's own; tasking.py: the name of a task -> the task
 
@@ -23,7 +23,7 @@ giving_back.py no deployed network is slower than the dense one
 The deployed file:
 deploying.py   one network -> the file, parity at every hand-over; finite.py: where a NaN begins
 quantizing.py  the same in 8 bits; forms.py: other forms of it
-evaluating.py  how good the files are; timing.py: how long a candidate takes
+evaluating.py  how good the files are; timing.py: how long networks take before they are deployed
 
 A build and its run folder:
 inputs.py      configuration -> target and network; beginning.py: a first look at them

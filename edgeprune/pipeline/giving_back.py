@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from edgeprune.errors import RunFolderError
 from edgeprune.pipeline.digests import digest
 from edgeprune.pipeline.kept import keep_weights
-from edgeprune.pipeline.pruning import Found, make_study
+from edgeprune.pipeline.pruning import Found, found_without, make_study
 from edgeprune.pipeline.trajectory import taken, whole_steps
 from edgeprune.records import Measurement, Pruning
 from edgeprune.runfolder import read_stage
@@ -73,14 +73,11 @@ def widen_(build: Build) -> None:
 
 def at_step(build: Build, walked: Pruning, step: int) -> Found:
     """The walk's plan with the units that whole steps leave, compensated and refitted."""
-    from edgeprune.pipeline import prefix  # which builds on builds
-
     study = make_study(build.analysed, build.images, replace(build.options, align=step), build.journey)
     order = order_of(walked) if step <= WIDEST_STEP else []
     removed = whole_steps(study, order)
-    return prefix.found(
-        study, walked, removed, f"{walked.trajectory.stopped}; widths are multiples of {step}"
-    )
+    why = f"{walked.trajectory.stopped}; widths are multiples of {step}"
+    return found_without(study, walked, removed, why)
 
 
 def order_of(walked: Pruning) -> Sequence[tuple[str, int]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from edgeprune.config import BuildConfig
 from edgeprune.errors import ConfigError
 from edgeprune.pipeline import ranked, sharing
@@ -11,10 +9,10 @@ from edgeprune.pipeline.building import Build
 from edgeprune.pipeline.inputs import Inputs
 from edgeprune.pipeline.kept import check_groups, check_walked, keep_settings, recorded_walk
 from edgeprune.pipeline.ledger import ROUNDING
-from edgeprune.pipeline.pruning import Found, make_study, make_trajectory, width
+from edgeprune.pipeline.pruning import found_without, make_study
 from edgeprune.pipeline.room import check_room
 from edgeprune.pipeline.saving import PrunedModel, make_pruned
-from edgeprune.pipeline.study import Study, Walked
+from edgeprune.pipeline.study import Study
 from edgeprune.pipeline.trajectory import Order, taken, within
 from edgeprune.pipeline.watching import Silence, Watcher
 from edgeprune.records import Pruning
@@ -45,8 +43,8 @@ def prune_run(config: BuildConfig, param_ratio: float, *, watcher: Watcher | Non
         _check_reached(record, param_ratio, config)
         study = make_study(build.analysed, build.images, build.options, build.journey)
         removed = within(study, _order(study, build, record), param_ratio)
-        cut = found(study, record, removed, f"cut out of the trajectory at {param_ratio:g} of the parameters")
-        return make_pruned(build.analysed, cut)
+        why = f"cut out of the trajectory at {param_ratio:g} of the parameters"
+        return make_pruned(build.analysed, found_without(study, record, removed, why))
 
 
 def _check_reached(record: Pruning, ratio: float, config: BuildConfig) -> None:
@@ -69,22 +67,6 @@ def _order(study: Study, build: Build, record: Pruning) -> Order:
         return []
     pieces = ranked.rank(study, ranked.scores(study, build.analysed.module))
     return [(piece.group, unit) for piece in pieces for unit in piece.units]
-
-
-def found(study: Study, record: Pruning, removed: Mapping[str, tuple[int, ...]], why: str) -> Found:
-    """These units of a walk, compensated and refitted, as its record gives them."""
-    weights, fit = study.compensated(removed)
-    nothing = "No channel was removed: the share is below one whole step of any width."
-    walked = Walked(steps=[], stopped=why, removed=dict(removed), weights=weights, fit=fit)
-    pruning = Pruning(
-        trajectory=make_trajectory(study, walked, study.all_scores(weights)),
-        plan=study.ledger.plan(dict(removed)),
-        widths=tuple(width(group, removed) for group in study.groups),
-        findings=record.findings,
-        frozen=record.frozen,
-        notes=() if removed else (nothing,),
-    )
-    return Found(pruning, study.network_weights(weights, fit))
 
 
 def analyse_only(config: BuildConfig, *, watcher: Watcher | None = None) -> PrunedModel:

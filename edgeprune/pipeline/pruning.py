@@ -157,6 +157,22 @@ def find_units(
     return Found(pruning, study.network_weights(walked.weights, walked.fit))
 
 
+def found_without(study: Study, record: Pruning, removed: Removed, why: str) -> Found:
+    """The network without these units of a recorded walk, compensated and refitted, and why these."""
+    weights, fit = study.compensated(removed)
+    nothing = "No channel was removed: the share is below one whole step of any width."
+    walked = Walked(steps=[], stopped=why, removed=dict(removed), weights=weights, fit=fit)
+    pruning = Pruning(
+        trajectory=make_trajectory(study, walked, study.all_scores(weights)),
+        plan=study.ledger.plan(dict(removed)),
+        widths=tuple(width(group, removed) for group in study.groups),
+        findings=record.findings,
+        frozen=record.frozen,
+        notes=() if removed else (nothing,),
+    )
+    return Found(pruning, study.network_weights(weights, fit))
+
+
 def make_study(
     analysed: Analysed, images: Images, options: PruneOptions, journey: Journey | None = None
 ) -> Study:

@@ -5,24 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprune import latency, measure
-from edgeprune.config import BuildConfig
 from edgeprune.errors import ConfigError
 from edgeprune.pipeline.budgeting import Budgeted, Dense, Deployer
 from edgeprune.pipeline.digests import digest
-from edgeprune.pipeline.inputs import Inputs
 from edgeprune.pipeline.modelling import VARIANTS, cached_model, make_model, model_inputs
 from edgeprune.pipeline.options import Journey
 from edgeprune.pipeline.quantizing import in_8_bits
 from edgeprune.pipeline.sharing import Alone
 from edgeprune.pipeline.study import Study, Walked
-from edgeprune.pipeline.watching import Silence, Watcher
 from edgeprune.records import Artifact, Basis, Figure, Forecast, LatencyModel, Measurement
-from edgeprune.runfolder import RunFolder
-from edgeprune.scratch import scratch
 
 if TYPE_CHECKING:
     from edgeprune.pipeline.building import Build  # which hands itself over
@@ -179,18 +173,3 @@ def latency_model(build: Build) -> LatencyModel:
         return make_model(build.analysed, build.target, image, build.place, on_progress=watch)
 
     return build.stage(MODEL_STAGE, LatencyModel, inputs, lambda: cached_model(inputs, fresh)[0])
-
-
-def model_of(config: BuildConfig, *, watcher: Watcher | None = None) -> LatencyModel:
-    """The latency model of a network on a target, without a run folder of its own; see `targets show`.
-
-    Raises:
-        EdgepruneError: as `build`.
-    """
-    from edgeprune.pipeline.building import Build
-
-    inputs = Inputs.load(config)
-    with scratch() as place, RunFolder.open(Path(place)) as folder:
-        build = Build(inputs, folder, watcher or Silence())
-        with build.opened:
-            return latency_model(build)

@@ -8,13 +8,11 @@ numbers travel, never objects.
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,14 +20,9 @@ from pydantic import TypeAdapter
 from torch import distributed
 
 from edgeprune import causal
-from edgeprune.errors import ConfigError, JournalError
+from edgeprune.errors import ConfigError
 from edgeprune.records import Doubles, Step
-from edgeprune.scratch import scratch
 
-if TYPE_CHECKING:
-    from edgeprune.config import BuildConfig
-
-log = logging.getLogger(__name__)
 STEPS = TypeAdapter(tuple[Step, ...])
 END = b"end"
 
@@ -132,35 +125,3 @@ def agreed(crew: Crew, value: Any) -> Any:  # any JSON: lists, numbers, words
 def call(crew: Crew, recorded: Sequence[Step]) -> None:
     """Start a walk on all processes."""
     crew.agree(b"walk" + STEPS.dump_json(tuple(recorded)))
-
-
-def serve(config: BuildConfig) -> bool:
-    """Take part in the walks of the first process until it ends; False in that one itself.
-
-    Raises:
-        EdgepruneError: as a build of the same settings would.
-    """
-    crew = join()
-    if crew.rank == 0:
-        return False
-    from edgeprune.pipeline.building import Build
-    from edgeprune.pipeline.inputs import Inputs
-    from edgeprune.pipeline.options import Journey
-    from edgeprune.pipeline.pruning import find_units
-    from edgeprune.pipeline.watching import Silence
-    from edgeprune.runfolder import RunFolder
-
-    with scratch() as place:
-        own = config.model_copy(update={"out": Path(place) / "run"})
-        inputs = Inputs.load(own)
-        with RunFolder.open(own.out) as folder:
-            build = Build(inputs, folder, Silence())
-            while (word := crew.agree(END)) != END:
-                recorded = STEPS.validate_json(word.removeprefix(b"walk"))
-                journey = Journey(recorded=recorded, memory_limit=config.memory_limit, crew=crew)
-                try:
-                    find_units(build.analysed, build.images, build.options, journey)
-                except JournalError:  # the first process starts the walk again
-                    log.info("the recorded steps are of another walk")
-    distributed.destroy_process_group()
-    return True

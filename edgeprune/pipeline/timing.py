@@ -1,4 +1,4 @@
-"""How long a candidate takes on the target against the dense network, before anything is deployed."""
+"""How long networks take on the target before anything is deployed: measured, or predicted."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from pathlib import Path
 from torch import nn
 
 from edgeprune import compensate, measure
+from edgeprune.config import BuildConfig
 from edgeprune.pipeline.building import Build
 from edgeprune.pipeline.deploying import deploy, onnx_options
+from edgeprune.pipeline.inputs import Inputs
 from edgeprune.pipeline.ledger import Removed
+from edgeprune.pipeline.searching import latency_model
 from edgeprune.pipeline.study import Study, Weights
-from edgeprune.records import Interval
+from edgeprune.pipeline.watching import Silence, Watcher
+from edgeprune.records import Interval, LatencyModel
+from edgeprune.runfolder import RunFolder
+from edgeprune.scratch import scratch
 
 PROCESSES, RUNS, SECONDS = 3, 50, 2.0
 """Fresh processes of one measurement, and of each the runs and seconds at least and at most."""
@@ -65,3 +71,16 @@ class Stopwatch:
             notes=(),
         )
         return self.folder / export.artifact.path
+
+
+def model_of(config: BuildConfig, *, watcher: Watcher | None = None) -> LatencyModel:
+    """The latency model of a network on a target, without a run folder of its own; see `targets show`.
+
+    Raises:
+        EdgepruneError: as `build`.
+    """
+    inputs = Inputs.load(config)
+    with scratch() as place, RunFolder.open(Path(place)) as folder:
+        build = Build(inputs, folder, watcher or Silence())
+        with build.opened:
+            return latency_model(build)

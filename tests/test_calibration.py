@@ -18,7 +18,13 @@ from torchvision.transforms import InterpolationMode
 
 from edgeprune.calibration import batches, images, input_spec, load, preprocess_image, splits
 from edgeprune.calibration.arrays import Array, read_npz
-from edgeprune.calibration.assemble import CANDIDATES, LEAST_PER_CLASS, MOST_PER_CLASS, enough_per_class
+from edgeprune.calibration.assemble import (
+    AS_THEY_ARE,
+    CANDIDATES,
+    LEAST_PER_CLASS,
+    MOST_PER_CLASS,
+    enough_per_class,
+)
 from edgeprune.calibration.description import describe
 from edgeprune.calibration.listing import digest_file
 from edgeprune.calibration.pixels import output_size, preprocess_floats
@@ -383,6 +389,16 @@ def test_float_npz_images_are_not_scaled_unless_asked(tmp_path: Path) -> None:
     assert data.preprocess.scale == 1.0
     assert images(data, Split.CALIBRATION).max() > 1.5
     assert load(path, overrides={"scale": 0.5}).preprocess.scale == 0.5
+
+
+def test_unknown_scaling_is_said(tmp_path: Path) -> None:
+    path = write_npz(tmp_path, x=PIXELS, y=LABELS)
+    assert AS_THEY_ARE in load(path).notes
+    assert AS_THEY_ARE in load(path, overrides={"rotate": 180}).notes
+    assert AS_THEY_ARE not in load(path, default=Preprocess()).notes
+    assert AS_THEY_ARE not in load(path, overrides={"mean": MEAN, "std": STD}).notes
+    floats = write_npz(tmp_path, x=PIXELS / 255.0, y=LABELS)
+    assert AS_THEY_ARE not in load(floats).notes
 
 
 def test_npz_arrays_are_found_by_their_names(tmp_path: Path) -> None:

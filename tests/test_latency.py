@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 from tiny_builds import trained_net
+from torch import Tensor, nn
 
 from edgeprune import channels, latency
 from edgeprune.latency.shapes import Attribution
@@ -122,6 +123,32 @@ def test_forms_of_a_network_give_the_sizes_of_its_parameters():
     graph = channels.cut(analysed.coupling, removed)
     shapes = {size for parameter in graph.parameters() for size in parameter.shape}
     assert shapes - sizes <= {1, 3}  # the image's channel, the taps, the classes
+
+
+class Shuffled(nn.Module):
+    """Channels of two groups change places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.grouped = nn.Conv2d(1, 10, 1), nn.Conv2d(10, 24, 3, groups=2)
+        self.after, self.head = nn.Conv2d(24, 36, 1, groups=2), nn.Linear(36, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.grouped(self.stem(x)).relu()
+        n, c, h, w = x.shape
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        scores: Tensor = self.head(self.after(x).relu().mean((2, 3)))
+        return scores
+
+
+def test_the_axis_of_convolution_groups_keeps_its_size() -> None:
+    analysed = analyse(Shuffled().eval(), InputSpec(shape=(1, 8, 8)))
+    units = {group.name: group.units for group in analysed.coupling.groups}
+    assert list(units.values()) == [5, 6, 18], "six units of the second layer, four channels each"
+    forms = channels.width_forms(analysed.coupling)
+    assert {form.size(units) for form in forms} == {10, 5, 24, 12, 36}
+    less = {name: width // 2 for name, width in units.items()}
+    assert {(form.size(units), form.size(less)) for form in forms} >= {(24, 12), (12, 6)}
 
 
 def test_an_interrupted_run_is_taken_out_of_running_averages():

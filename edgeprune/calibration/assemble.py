@@ -22,6 +22,11 @@ from edgeprune.records import CalibrationSet, Kind, MaskCode, Preprocess, Sample
 MOST_PER_CLASS, LEAST_PER_CLASS, MOST_IMAGES = 60, 2, 1200
 CANDIDATES = 4
 """Files read per image wanted, where a class has more: to read all 140 GB of ImageNet takes too long."""
+SCALED = {"mean", "std", "scale"}
+AS_THEY_ARE = (
+    "Neither the network nor the data say how pixels were scaled: divided by 255 alone; "
+    "if the network was trained otherwise, give `mean` and `std`."
+)
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +81,9 @@ def load(  # noqa: PLR0913 - one argument per thing a user may say about data
     pool, *others = [_samples(listing, classes) for listing in listings]
     samples, left_out = divide(pool, others[0] if others else None, shares, where=str(description.path))
     notes += [note for listing in listings for note in listing.notes]
+    said = default is not None or SCALED & (description.preprocess.keys() | flags.keys())
+    if not said and not listings[0].floats:
+        notes.append(AS_THEY_ARE)
     notes += left_out + (_missing(samples, classes) if kind == "classes" else [])
     log.info("%s: %s", description.name, ", ".join(f"{len(samples[split])} {split}" for split in Split))
     return CalibrationSet(

@@ -13,8 +13,8 @@ from edgeprune.records import Ints, WidthForm
 def width_forms(coupling: Coupling) -> tuple[WidthForm, ...]:
     """Every way in which the size of some axis (parameter or activation) depends on widths, each once."""
     owner = owners(coupling)
-    found: dict[tuple[int, tuple[tuple[str, int], ...]], WidthForm] = {}
-    for ids in _axes(coupling):
+    found: dict[tuple[int, tuple[tuple[str, float], ...]], WidthForm] = {}
+    for ids in _axes(coupling, owner):
         form = form_of(coupling, owner, ids)
         if form.copies:
             found[form.constant, tuple(form.copies.items())] = form
@@ -40,15 +40,15 @@ def form_of(coupling: Coupling, owner: Ints, ids: Ints) -> WidthForm:
     mine = owner[coupling.component[ids]]
     counts = np.bincount(mine[mine >= 0], minlength=len(coupling.groups))
     copies = {
-        group.name: int(count) // group.units
+        group.name: int(count) / group.units
         for group, count in zip(coupling.groups, counts, strict=True)
         if count
     }
     return WidthForm(constant=int((mine < 0).sum()), copies=copies)
 
 
-def _axes(coupling: Coupling) -> list[Ints]:
-    """Identities along every axis; of a joint factor, each axis where it stays whole along the others."""
+def _axes(coupling: Coupling, owner: Ints) -> list[Ints]:
+    """Identities along every axis; of a joint factor, the axes that get shorter when units leave."""
     ties = coupling.ties
     factors = chain(
         chain.from_iterable(ties.values.values()),
@@ -57,9 +57,18 @@ def _axes(coupling: Coupling) -> list[Ints]:
     lines = list(ties.axes.values())
     for factor in factors:
         if factor.ids.ndim > 1:
-            lines += [_first_line(factor.ids, axis) for axis in range(factor.ids.ndim)]
+            along = (_first_line(factor.ids, axis) for axis in range(factor.ids.ndim))
+            lines += [line for line in along if _follows(coupling, owner, line)]
         lines.append(factor.ids.ravel())
     return lines
+
+
+def _follows(coupling: Coupling, owner: Ints, line: Ints) -> bool:
+    """Whether all units of the groups on the line lie there, and as often: else another axis gets shorter."""
+    component = coupling.component[line]
+    times = np.bincount(component, minlength=len(owner))
+    groups = [coupling.groups[number] for number in np.unique(owner[component]) if number >= 0]
+    return all(len(np.unique(times[coupling.members[group.name]])) == 1 for group in groups)
 
 
 def _first_line(ids: Ints, axis: int) -> Ints:

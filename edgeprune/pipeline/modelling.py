@@ -18,7 +18,7 @@ from edgeprune.scratch import scratch
 
 VARIANTS = 5
 CACHE = "latency"
-FORMAT = 1
+FORMAT = 2
 """Of the models: another one, and those in the cache are made anew."""
 
 

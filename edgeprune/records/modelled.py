@@ -12,11 +12,11 @@ class WidthForm:
     """How many indices an axis has for given widths of the groups: a constant and so many for each unit."""
 
     constant: int
-    copies: dict[str, int]
-    """Group name -> indices of the axis that go with each of its units."""
+    copies: dict[str, float]
+    """Group name -> indices of the axis that go with a unit of it; on average, where only some lie there."""
 
     def size(self, widths: dict[str, int]) -> int:
-        return self.constant + sum(copies * widths[group] for group, copies in self.copies.items())
+        return round(self.constant + sum(copies * widths[group] for group, copies in self.copies.items()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

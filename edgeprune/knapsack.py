@@ -14,6 +14,8 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
+from edgeprune.records import Doubles, Ints
+
 TIME_LIMIT_SECONDS = 20.0
 GAP = 1e-3
 """How far from the optimum an answer may be, relative to it."""
@@ -26,7 +28,7 @@ class Ladder:
 
     group: str
     damages: tuple[float, ...]
-    """Of each rung: what it costs to come down to it from the present width."""
+    """Of each rung: what it costs to come down to it from the present width; infinite where nobody knows."""
     savings: Mapping[str, tuple[float, ...]]
     """Resource -> what each rung saves against the present width."""
 
@@ -49,6 +51,7 @@ def choose(
     if not places:
         return None
     damages = np.array([ladders[number].damages[rung] for number, rung in places])
+    damages = _known(damages, np.array([rung for _, rung in places]))
     constraints = [_one_rung_each(places, len(ladders))]
     for resource, bounds in _bounds(needs, caps or {}).items():
         row = np.array([ladders[number].savings[resource][rung] for number, rung in places])
@@ -69,6 +72,12 @@ def choose(
         for (number, rung), taken in zip(places, found.x, strict=True)
         if taken > 0.5  # noqa: PLR2004 - a rounded 0 or 1
     }
+
+
+def _known(damages: Doubles, rungs: Ints) -> Doubles:
+    """Where nobody knows what a rung costs: more than all that is known, and more than the rung before."""
+    known = np.isfinite(damages)
+    return np.where(known, damages, (1.0 + damages[known].sum()) * (1 + rungs))
 
 
 def _one_rung_each(places: Sequence[tuple[int, int]], count: int) -> LinearConstraint:

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from causal_nets import NETWORKS, case
+from causal_nets import CLASSES, NETWORKS, SIZE, case
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeprune.causal import Program, unfolded
 from edgeprune.channels import couple, masked, trace
 from edgeprune.compensate import (
+    Layer,
     Subject,
     Survivors,
     activations,
@@ -26,8 +27,8 @@ from edgeprune.compensate import (
 )
 from edgeprune.compensate.layers import sampled
 from edgeprune.compensate.refit import most_rows
+from edgeprune.compensate.shares import RIDGE
 from edgeprune.compensate.shrinkage import oas
-from edgeprune.compensate.survivors import RIDGE
 from edgeprune.records import ChannelGroup, InputSpec
 
 NAMES = sorted(NETWORKS)
@@ -65,6 +66,11 @@ def value_at(found: Subject, weights: dict[str, Tensor], node: torch.fx.Node) ->
     return values[node]
 
 
+def rows_of(found: Subject, layer: Layer) -> Tensor:
+    """What a layer of the dense network reads, shape (positions, channels)."""
+    return value_at(found, found.program.dense, layer.source).movedim(layer.channel_dim, -1).flatten(0, -2)
+
+
 def logits(found: Subject, weights: dict[str, Tensor]) -> Tensor:
     return found.program.logits(found.program.start(found.images), weights)
 
@@ -78,13 +84,12 @@ def test_moments_are_those_of_what_a_layer_reads(name: str) -> None:
     measured = measure_moments(found, found.program.dense)
     for layer in found.layers.values():
         if layer.groups > 1:
+            assert layer.read not in measured.sources, "depthwise: nothing stands for anything"
             continue
-        rows = (
-            value_at(found, found.program.dense, layer.source).movedim(layer.channel_dim, -1).flatten(0, -2)
-        )
-        moments = measured.sources[layer.source]
-        np.testing.assert_allclose(moments.mean, rows.mean(0), rtol=1e-9)
-        np.testing.assert_allclose(moments.covariance, np.cov(rows.T, bias=True), atol=1e-9)
+        rows = rows_of(found, layer)
+        moments = measured.sources[layer.read]
+        np.testing.assert_allclose(moments.mean, [rows.mean(0)], rtol=1e-9)
+        np.testing.assert_allclose(moments.covariance, [np.cov(rows.T, bias=True)], atol=1e-9)
 
 
 # --- survivors ----------------------------------------------------------------------------------------
@@ -102,7 +107,7 @@ def test_a_removed_unit_is_predicted_by_least_squares(name: str) -> None:
     assert layer.groups == 1
     gone = slot.indices[list(units)].ravel()
     kept = np.setdiff1d(np.arange(found.program.dense[layer.weight].shape[1]), gone)
-    rows = value_at(found, found.program.dense, layer.source).movedim(layer.channel_dim, -1).flatten(0, -2)
+    rows = rows_of(found, layer)
     covariance = np.cov(rows.numpy().T, bias=True)
     share = max(RIDGE, float(oas(torch.from_numpy(covariance), len(rows))))
     covariance += share * np.diag(covariance).mean() * np.eye(len(covariance))
@@ -124,7 +129,7 @@ def test_without_an_intercept_means_count_and_biases_stay(name: str) -> None:
     layer = found.layers[slot.parameter]
     gone = slot.indices[[1, 3]].ravel()
     kept = np.setdiff1d(np.arange(found.program.dense[layer.weight].shape[1]), gone)
-    rows = value_at(found, found.program.dense, layer.source).movedim(layer.channel_dim, -1).flatten(0, -2)
+    rows = rows_of(found, layer)
     second = (rows.T @ rows / len(rows)).numpy()
     share = max(RIDGE, float(oas(torch.from_numpy(second), len(rows))))
     second += share * np.diag(second).mean() * np.eye(len(second))
@@ -236,6 +241,97 @@ def test_damage_is_the_share_of_the_output_that_is_lost() -> None:
         lost.var(dim=(0, 2, 3), correction=0).sum() / dense.var(dim=(0, 2, 3), correction=0).sum()
     )
     assert block.damage == pytest.approx(measured, rel=0.02, abs=1e-6)
+
+
+class Grouped(nn.Module):
+    """A convolution in two groups: either half of its outputs sees either half of the stem."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.other = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 6, 1)
+        self.grouped = nn.Conv2d(12, 8, 1, groups=2)
+        self.head = nn.Linear(14, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        x = torch.cat([torch.relu(self.grouped(x)), torch.relu(self.other(x))], 1)
+        scores: Tensor = self.head(x.mean((2, 3)))
+        return scores
+
+
+def grouped() -> Subject:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = Grouped()
+        images = torch.randn(30, 3, SIZE, SIZE).double()
+    traced = trace(network.eval(), InputSpec(shape=(3, SIZE, SIZE)))
+    traced.graph_module.double()
+    return subject_of(traced.graph_module, couple(traced).groups, images)
+
+
+def test_channels_of_a_grouped_convolution_are_predicted_by_those_of_their_group() -> None:
+    found = grouped()
+    layer, stem = found.layers["grouped.weight"], found.groups[0]
+    assert (stem.units, layer.groups) == (6, 2), "a channel of either half is one unit"
+    network = survivors(found)
+    changed = network.without({stem.name: (1, 4)})
+    dense, halves = found.program.dense, np.split(rows_of(found, layer).numpy(), 2, axis=1)
+    kept, gone = [0, 2, 3, 5], [1, 4]
+    for half, rows in enumerate(halves):
+        covariance = np.cov(rows.T, bias=True)
+        share = max(RIDGE, float(oas(torch.from_numpy(covariance), len(rows))))
+        covariance += share * np.diag(covariance).mean() * np.eye(6)
+        shares = covariance[np.ix_(gone, kept)] @ np.linalg.inv(covariance[np.ix_(kept, kept)])
+        outputs = slice(half * 4, half * 4 + 4)
+        mine = dense["grouped.weight"][outputs, :, 0, 0].numpy()
+        new = changed["grouped.weight"][outputs, :, 0, 0].numpy()
+        np.testing.assert_allclose(new[:, kept], mine[:, kept] + mine[:, gone] @ shares, **CLOSE)
+        assert not new[:, gone].any()
+        means = rows.mean(axis=0)
+        constants = mine[:, gone] @ (means[gone] - shares @ means[kept])
+        bias = (
+            changed["grouped.bias"][half * 4 : half * 4 + 4] - dense["grouped.bias"][half * 4 : half * 4 + 4]
+        )
+        np.testing.assert_allclose(bias, constants, **CLOSE)
+
+
+def test_damage_to_a_grouped_convolution_is_the_share_of_its_output_that_is_lost() -> None:
+    found = grouped()
+    layer, stem = found.layers["grouped.weight"], found.groups[0]
+    stem = replace(stem, slots=tuple(s for s in stem.slots if s.parameter != "other.weight"))
+    found = replace(found, groups=(stem, *found.groups[1:]))
+    blocks = survivors(found).ladders({group.name: 1 for group in found.groups})[stem.name]
+    assert len(blocks) == stem.units - 1
+    damages = [block.damage for block in blocks]
+    assert damages == sorted(damages)
+    dense = value_at(found, found.program.dense, layer.node)
+    for count in (1, 3):
+        network, total = survivors(found), sum(damages[:count])
+        network.remove_({stem.name: [unit for block in blocks[:count] for unit in block.units]})
+        lost = value_at(found, network.weights, layer.node) - dense
+        share = lost.var(dim=(0, 2, 3), correction=0).sum() / dense.var(dim=(0, 2, 3), correction=0).sum()
+        assert total == pytest.approx(float(share), rel=0.1), "but for the ridge"
+
+
+def test_units_of_a_grouped_convolution_leave_one_after_the_other_or_at_once() -> None:
+    found = grouped()
+    together, apart = survivors(found), survivors(found)
+    removed = {group.name: (0, 2) for group in found.groups}
+    together.remove_(removed)
+    for unit in (2, 0):
+        for group in found.groups:
+            apart.remove_({group.name: (unit,)})
+    for weight, value in together.weights.items():
+        torch.testing.assert_close(apart.weights[weight], value, **CLOSE)
+    fit = refit(found, together.weights, removed)
+    plain = survivors(found, mode="none")
+    plain.remove_(removed)
+    dense = logits(found, found.program.dense)
+    losses = [
+        float((logits(found, weights) - dense).square().mean())
+        for weights in (plain.weights, together.weights, {**together.weights, **fit.weights})
+    ]
+    assert losses[2] < losses[1] < 0.5 * losses[0]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -66,3 +67,11 @@ def test_a_cap_is_kept():
     dear = Ladder(group="b", damages=(3.0,), savings={"latency": (1.0,), "params": (1.0,)})
     assert knapsack.choose([cheap, dear], {"latency": 1.0}) == {"a": 1}
     assert knapsack.choose([cheap, dear], {"latency": 1.0}, {"params": 2.0}) == {"b": 1}
+
+
+def test_units_of_unknown_damage_go_last_and_no_more_than_are_needed():
+    unknown = Ladder(group="a", damages=(math.inf, math.inf), savings={"latency": (1.0, 2.0)})
+    known = Ladder(group="b", damages=(3.0, 50.0), savings={"latency": (1.0, 2.0)})
+    assert knapsack.choose([unknown, known], {"latency": 2.0}) == {"b": 2}
+    assert knapsack.choose([unknown, known], {"latency": 3.0}) == {"a": 1, "b": 2}
+    assert knapsack.choose([unknown], {"latency": 1.0}) == {"a": 1}

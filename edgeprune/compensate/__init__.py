@@ -2,7 +2,8 @@
 
 layers.py         a layer's inputs as rows: one row per position that its weight is multiplied with
 moments.py        mean and covariance of what each layer reads
-survivors.py      removed units as affine functions of those that stay, and the damage that is left
+shares.py         what channels that leave are predicted from: shares of those that stay
+survivors.py      the network without units, their shares given to the survivors, and the damage that is left
 needs.py          the memory that this takes
 batchnorm.py      statistics re-estimated, for criteria without compensation
 refit.py          sequential least squares: inputs from the current network, targets from the dense one

@@ -24,6 +24,8 @@ PIECES_AT_ONCE = 4
 TINY = 1e-12
 """Below any variance that counts."""
 
+Read = tuple[fx.Node, int]
+"""A tensor, and in how many groups of channels a layer reads it."""
 Values = dict[fx.Node, Any]  # Any: a tensor, a size or a tuple of them, as a graph node gives it
 Weights = Mapping[str, Tensor]
 Piece = TypeVar("Piece")
@@ -95,6 +97,11 @@ class Layer:
         """Axis of the source that holds the channels."""
         return 1 if self.stride else -1
 
+    @property
+    def read(self) -> Read:
+        """What it reads: layers that read the same share what survivors know of the channels that left."""
+        return self.source, self.groups
+
 
 def in_turn(program: Program, look: Callable[[Piece], Result], pieces: Sequence[Piece]) -> Iterator[Result]:
     """What each piece gives, in order, a few held at a time: sums do not depend on timing."""
@@ -154,6 +161,24 @@ def channel_rows(layer: Layer, source: Tensor) -> Tensor:
     if layer.channel_dim == 1:
         return source.movedim(1, -1).reshape(-1, source.shape[1])
     return source.reshape(-1, source.shape[-1])
+
+
+def mixes(layer: Layer, weight: Tensor) -> bool:
+    """Whether what a layer gives is made of several channels, which can stand for each other.
+
+    Those of a depthwise convolution have none beside them; transposed ones lie in groups along another axis.
+    """
+    return layer.groups == 1 or (not layer.transposed and weight.shape[layer.axis] > 1)
+
+
+def table_of(layer: Layer, weight: Tensor) -> Tensor:
+    """A weight as (groups, outputs of a group, taps..., inputs of a group), a view."""
+    return weight.reshape(layer.groups, -1, *weight.shape[1:]).movedim(layer.axis + 1, -1)
+
+
+def weight_of(layer: Layer, table: Tensor) -> Tensor:
+    """Back from `table_of`."""
+    return table.movedim(-1, layer.axis + 1).flatten(0, 1)
 
 
 def can_unfold(layer: Layer, weight: Tensor) -> bool:
@@ -243,3 +268,24 @@ def weight_rows(layer: Layer, weight: Tensor) -> Tensor:
     if layer.transposed:
         return weight.flatten(1)[None]
     return weight.reshape(layer.groups, weight.shape[0] // layer.groups, -1).transpose(1, 2)
+
+
+def tap_shares(layer: Layer, weight: Tensor) -> Tensor:
+    """Share of output positions at which each tap of a convolution reads no padding; shape (taps...)."""
+    size = layer.source.meta["val"].shape[2:]
+    shares = [
+        _inside(int(length), taps, stride, padding, dilation)
+        for length, taps, stride, padding, dilation in zip(
+            size, weight.shape[2:], layer.stride, layer.padding, layer.dilation, strict=True
+        )
+    ]
+    result = torch.ones((), dtype=torch.float64)
+    for share in shares:
+        result = result[..., None] * share
+    return result
+
+
+def _inside(length: int, taps: int, stride: int, padding: int, dilation: int) -> Tensor:
+    outputs = torch.arange((length + 2 * padding - dilation * (taps - 1) - 1) // stride + 1)
+    places = outputs[:, None] * stride - padding + torch.arange(taps)[None, :] * dilation
+    return ((places >= 0) & (places < length)).double().mean(dim=0)

@@ -12,11 +12,13 @@ from edgeprune.compensate.layers import (
     IMAGE_DIMS,
     Layer,
     Program,
+    Read,
     Subject,
     Values,
     Weights,
     channel_rows,
     in_turn,
+    mixes,
     sampled,
 )
 
@@ -30,26 +32,26 @@ ADDITIONS = (aten.add.Tensor, aten.add_.Tensor)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """Of the channels of one tensor in the network."""
+    """Of the channels of one tensor in the network, in the groups that a layer reads them in."""
 
     mean: Tensor
-    """Shape (C,), float64."""
+    """Shape (groups, C / groups), float64."""
     covariance: Tensor
-    """Shape (C, C), float64."""
+    """Shape (groups, C / groups, C / groups), float64."""
     rows: int
     """Positions that they were taken from."""
 
     @property
     def second(self) -> Tensor:
-        """Second moments about zero, shape (C, C)."""
-        return self.covariance + torch.outer(self.mean, self.mean)
+        """Second moments about zero, shape (groups, C / groups, C / groups)."""
+        return self.covariance + outer(self.mean)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """Moments of every tensor that a layer reads, and how much each layer's output varies."""
+    """Moments of every tensor that layers read, and how much each layer's output varies."""
 
-    sources: Mapping[fx.Node, Moments]
+    sources: Mapping[Read, Moments]
     energy: Mapping[str, float]
     """Weight of a layer -> variance of the residual sum that its output goes into, or of the output."""
 
@@ -68,20 +70,23 @@ def measure_moments(
         on_progress: Called with pieces done and all pieces.
     """
     program, layers, images = subject.program, subject.layers, subject.images
-    sources = {layer.source: layer for layer in layers.values() if layer.groups == 1}
+    sources = {layer.read: layer for layer in layers.values() if mixes(layer, weights[layer.weight])}
     sums = {layer.weight: whole(layer.node) for layer in layers.values()}
     stops = sorted({layer.place for layer in sources.values()} | _places(program, set(sums.values())))
-    totals: dict[tuple[str, fx.Node], Sums] = {}
+    reads: dict[Read, Sums] = {}
+    wholes: dict[fx.Node, Sums] = {}
     pieces = program.start(images)
     per_image = -(-MOST_ROWS // len(images))
     look = _Look(program, weights, stops, sources, frozenset(sums.values()), per_image)
     for done, found in enumerate(in_turn(program, look, pieces), start=1):
-        for key, part in found.items():
-            totals[key] = totals[key] + part if key in totals else part
+        for read, part in found.reads.items():
+            reads[read] = reads[read] + part if read in reads else part
+        for node, part in found.wholes.items():
+            wholes[node] = wholes[node] + part if node in wholes else part
         on_progress(done, len(pieces))
     return Measured(
-        {node: total.moments() for (kind, node), total in totals.items() if kind == "read"},
-        {name: float(totals["whole", node].variance().sum()) for name, node in sums.items()},
+        {read: total.moments() for read, total in reads.items()},
+        {name: float(wholes[node].variance().sum()) for name, node in sums.items()},
     )
 
 
@@ -113,10 +118,18 @@ class Sums:
 
     def moments(self) -> Moments:
         mean = self.mean
-        return Moments(mean, self.second / self.rows - torch.outer(mean, mean), self.rows)
+        return Moments(mean, self.second / self.rows - outer(mean), self.rows)
 
     def variance(self) -> Tensor:
         return (self.second / self.rows - self.mean**2).clamp_min(0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Sums of one piece."""
+
+    reads: dict[Read, Sums]
+    wholes: dict[fx.Node, Sums]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,24 +139,29 @@ class _Look:
     program: Program
     weights: Weights
     stops: Sequence[int]
-    sources: Mapping[fx.Node, Layer]
+    sources: Mapping[Read, Layer]
     wholes: frozenset[fx.Node]
     per_image: int
 
-    def __call__(self, values: Values) -> dict[tuple[str, fx.Node], Sums]:
+    def __call__(self, values: Values) -> _Seen:
         values = dict(values)
-        found: dict[tuple[str, fx.Node], Sums] = {}
+        found = _Seen({}, {})
         start = 0
         for stop in [*self.stops, len(self.program.ops)]:
             self.program.run_(values, weights=self.weights, start=start, stop=stop)
             start = stop
-            for node, layer in self.sources.items():
-                if node in values and ("read", node) not in found:
-                    found["read", node] = _products(layer, values[node], self.per_image)
+            for read, layer in self.sources.items():
+                if layer.source in values and read not in found.reads:
+                    found.reads[read] = _products(layer, values[layer.source], self.per_image)
             for node in self.wholes:
-                if node in values and ("whole", node) not in found:
-                    found["whole", node] = _squares(values[node], self.per_image)
+                if node in values and node not in found.wholes:
+                    found.wholes[node] = _squares(values[node], self.per_image)
         return found
+
+
+def outer(mean: Tensor) -> Tensor:
+    """Products of all pairs, shape (..., C, C)."""
+    return mean[..., :, None] * mean[..., None, :]
 
 
 def products(rows: Tensor) -> Tensor:
@@ -160,11 +178,12 @@ def products(rows: Tensor) -> Tensor:
 
 def _products(layer: Layer, source: Tensor, per_image: int) -> Sums:
     rows = _thinned(channel_rows(layer, source), per_image * len(source))
-    mean = rows.mean(dim=0)
-    around = rows - mean  # products about the piece's own mean: nothing cancels in single precision
+    rows = rows.reshape(len(rows), layer.groups, -1).movedim(1, 0)
+    mean = rows.mean(dim=1)
+    around = rows - mean[:, None]  # products about the piece's own mean: nothing cancels in single precision
     mean = mean.double()
-    second = products(around).double().add_(torch.outer(mean, mean), alpha=len(rows))
-    return Sums(len(rows), len(rows) * mean, second)
+    second = products(around).double().add_(outer(mean), alpha=rows.shape[1])
+    return Sums(rows.shape[1], rows.shape[1] * mean, second)
 
 
 def _squares(value: Tensor, per_image: int) -> Sums:

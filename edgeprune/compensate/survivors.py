@@ -9,7 +9,7 @@ walk: with the precision matrix Ω of the inputs, B = -Ω_PP⁻¹ Ω_PK, and aft
 
 What cannot be predicted is the *damage* of a removal: tr(W_P Ω_PP⁻¹ W_Pᵀ), here as a share of the variance
 of what the layer's output becomes part of. Damages of one group add up when its units leave one after the
-other.
+other. A grouped convolution is as many layers side by side, each with Σ and Ω of its own channels.
 """
 
 from __future__ import annotations
@@ -19,18 +19,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from edgeprune.compensate.layers import TINY, Layer
-from edgeprune.compensate.moments import Measured, Moments
-from edgeprune.compensate.shrinkage import oas
+from edgeprune.compensate.layers import TINY, Layer, Read, mixes, table_of, tap_shares, weight_of
+from edgeprune.compensate.moments import Measured
+from edgeprune.compensate.shares import Shares, about_zero, precision
 from edgeprune.records import ChannelGroup
 
 Removed = Mapping[str, Sequence[int]]
 Mode = Literal["none", "mean", "linear", "affine"]
 
-RIDGE = 1e-3
-"""λ as a share of the mean variance of the channels."""
 ROUNDS = 32
 """A group's order is found in about so many rounds for each factor e of its width: the fewer, the coarser."""
 
@@ -75,27 +73,27 @@ class Survivors:
     mode: Mode = "affine"
     _readers: dict[str, list[Reader]] = field(init=False)
     _zeroed: dict[str, list[tuple[str, int, Tensor]]] = field(init=False)
-    _precision: dict[fx.Node, Tensor] = field(init=False)
+    _precision: dict[Read, Tensor] = field(init=False)
     _removed: dict[str, list[int]] = field(init=False)
 
     def __post_init__(self) -> None:
         if self.mode == "linear":
-            self.measured = _about_zero(self.measured)
+            self.measured = about_zero(self.measured)
         self._readers, self._zeroed = {}, {}
         for group in self.groups:
             self._readers[group.name], self._zeroed[group.name] = self._split(group)
         self._removed = {name: list(units) for name, units in self.gone.items()}
         self._precision = self._precisions(wary=True)
 
-    def _precisions(self, *, wary: bool) -> dict[fx.Node, Tensor]:
+    def _precisions(self, *, wary: bool) -> dict[Read, Tensor]:
         """Ω of every tensor that a layer reads, from the moments and without the units removed so far."""
-        dead: dict[fx.Node, list[Tensor]] = {}
+        dead: dict[Read, list[Tensor]] = {}
         for name, units in self._removed.items():
             for reader in self._readers[name]:
-                dead.setdefault(reader.layer.source, []).append(reader.indices[list(units)].ravel())
+                dead.setdefault(reader.layer.read, []).append(reader.indices[list(units)].ravel())
         return {
-            node: precision(moments, dead.get(node, []), wary=wary)
-            for node, moments in self.measured.sources.items()
+            read: precision(moments, dead.get(read, []), wary=wary)
+            for read, moments in self.measured.sources.items()
         }
 
     def _split(self, group: ChannelGroup) -> tuple[list[Reader], list[tuple[str, int, Tensor]]]:
@@ -107,7 +105,8 @@ class Survivors:
             indices = torch.from_numpy(slot.indices).to(device)
             if not slot.consumer:
                 continue
-            if layer is None or layer.groups > 1 or layer.axis != slot.axis or self.mode == "none":
+            reads = layer is not None and layer.axis == slot.axis and mixes(layer, self.weights[layer.weight])
+            if layer is None or not reads or self.mode == "none":
                 others.append((slot.parameter, slot.axis, indices))
             else:
                 readers.append(Reader(layer, indices))
@@ -130,40 +129,38 @@ class Survivors:
         for name, units in removed.items():
             self._removed.setdefault(name, []).extend(units)
 
-    def _leave(self, removed: Removed) -> tuple[dict[str, Tensor], dict[fx.Node, Tensor]]:
+    def _leave(self, removed: Removed) -> tuple[dict[str, Tensor], dict[Read, Tensor]]:
         changed: dict[str, Tensor] = {}
         leaving: dict[str, list[Tensor]] = {}
         for name, units in removed.items():
             for reader in self._readers[name]:
                 leaving.setdefault(reader.layer.weight, []).append(reader.indices[list(units)].ravel())
-        maps: dict[fx.Node, _Map] = {}
+        shares: dict[Read, Shares] = {}
         for weight, pieces in leaving.items():
             layer = self.layers[weight]
-            if layer.source not in maps:
-                mean = self.measured.sources[layer.source].mean
-                maps[layer.source] = _Map.of(
-                    self._precision[layer.source], torch.cat(pieces), mean, shared=self.mode != "mean"
+            if layer.read not in shares:
+                mean = self.measured.sources[layer.read].mean
+                shares[layer.read] = Shares.of(
+                    self._precision[layer.read], torch.cat(pieces), mean, shared=self.mode != "mean"
                 )
-            changed |= self._compensated(layer, maps[layer.source])
+            changed |= self._compensated(layer, shares[layer.read])
         for name, units in removed.items():
             for parameter, axis, indices in self._zeroed[name]:
                 base = changed.get(parameter, self.weights[parameter])
                 changed[parameter] = base.index_fill(axis, indices[list(units)].ravel(), 0.0)
-        return changed, {node: found.precision for node, found in maps.items()}
+        return changed, {read: found.precision for read, found in shares.items()}
 
-    def _compensated(self, layer: Layer, found: _Map) -> dict[str, Tensor]:
+    def _compensated(self, layer: Layer, found: Shares) -> dict[str, Tensor]:
         weight = self.weights[layer.weight]
-        table = weight.double().movedim(
-            layer.axis, -1
-        )  # (outputs, taps..., inputs), or the first two swapped
+        table = table_of(layer, weight.double())  # (groups, outputs, taps..., inputs)
         lost = table[..., found.leaving]
+        rows = lost.flatten(1, -2)
         alone = layer.transposed and self.mode == "affine"
-        shares = found.about_zero if alone else found.shares
-        table = table + lost @ shares
+        table = table + (rows @ (found.about_zero if alone else found.shares)).view_as(table)
         table[..., found.leaving] = 0.0
-        changed = {layer.weight: _like(table.movedim(-1, layer.axis), weight)}
+        changed = {layer.weight: _like(weight_of(layer, table), weight)}
         if layer.bias is not None and not layer.transposed:
-            taps = lost @ found.constants  # (outputs, taps...)
+            taps = (rows @ found.constants[..., None]).view(*lost.shape[:-1]).flatten(0, 1)
             if taps.ndim > 1:
                 taps = (taps * tap_shares(layer, weight).to(taps)).flatten(1).sum(dim=1)
             changed[layer.bias] = _like(self.weights[layer.bias].double() + taps, self.weights[layer.bias])
@@ -180,9 +177,7 @@ class Survivors:
             group.name: list(self._group_blocks(group, steps[group.name], known)) for group in self.groups
         }
 
-    def _group_blocks(
-        self, group: ChannelGroup, step: int, known: Mapping[fx.Node, Tensor]
-    ) -> Iterable[Block]:
+    def _group_blocks(self, group: ChannelGroup, step: int, known: Mapping[Read, Tensor]) -> Iterable[Block]:
         gone = set(self._removed.get(group.name, ()))
         left = [unit for unit in range(group.units) if unit not in gone]
         order, damages = self._eliminate(group, left, known)
@@ -191,7 +186,7 @@ class Survivors:
             yield Block(group=group.name, units=tuple(order[first:last]), damage=sum(damages[first:last]))
 
     def _eliminate(
-        self, group: ChannelGroup, left: Sequence[int], known: Mapping[fx.Node, Tensor]
+        self, group: ChannelGroup, left: Sequence[int], known: Mapping[Read, Tensor]
     ) -> tuple[list[int], list[float]]:
         """Units in the order in which they can best be spared, each given that those before it have left."""
         views = self._views(group, left, known)
@@ -212,136 +207,65 @@ class Survivors:
             units = units[keep]
         return [*order, *units.tolist()], [*damages, *[float("inf")] * len(units)]
 
-    def _views(
-        self, group: ChannelGroup, left: Sequence[int], known: Mapping[fx.Node, Tensor]
-    ) -> list[_View]:
+    def _views(self, group: ChannelGroup, left: Sequence[int], known: Mapping[Read, Tensor]) -> list[_View]:
         """One per tensor that the group's units are read from, all layers that read it together."""
-        grams: dict[fx.Node, Tensor] = {}
-        places: dict[fx.Node, Tensor] = {}
+        grams: dict[Read, Tensor] = {}
+        places: dict[Read, Tensor] = {}
         for reader in self._readers[group.name]:
-            layer = reader.layer
-            mine = reader.indices[list(left)]
-            rows = self.weights[layer.weight].movedim(layer.axis, -1).flatten(0, -2)[:, mine.ravel()].double()
-            gram = rows.T @ rows / max(self.measured.energy[layer.weight], TINY)
-            grams[layer.source] = grams[layer.source] + gram if layer.source in grams else gram
-            places[layer.source] = mine
+            layer, read = reader.layer, reader.layer.read
+            mine = reader.indices[list(left)].ravel()
+            rows = table_of(layer, self.weights[layer.weight])[..., mine].flatten(1, -2).double()
+            gram = rows.mT @ rows / max(self.measured.energy[layer.weight], TINY)
+            grams[read] = grams[read] + gram if read in grams else gram
+            places[read] = mine
         return [
-            _View(gram, known[node][places[node].ravel()][:, places[node].ravel()], len(left))
-            for node, gram in grams.items()
+            _View(gram, known[read][:, places[read]][:, :, places[read]], len(left))
+            for read, gram in grams.items()
         ]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Map:
-    """What is left of some channels of one tensor when they leave: shares for the others, and constants."""
-
-    leaving: Tensor
-    shares: Tensor
-    """B, shape (leaving, C); zero for the leaving themselves."""
-    constants: Tensor
-    """c, shape (leaving,)."""
-    precision: Tensor
-    """Ω without them."""
-    mean: Tensor
-    """Of all channels."""
-
-    @property
-    def about_zero(self) -> Tensor:
-        """B where no constant can be given: c is given in shares as well, as far as they predict a 1.
-
-        A bias serves all taps of a transposed convolution alike, and each position is reached by few of them.
-        """
-        ones = self.precision.abs().sum(dim=1) == 1.0  # channels that are gone: rows of the identity
-        mean = torch.where(ones, 0.0, self.mean)
-        predicts = self.precision @ mean
-        return self.shares + self.constants[:, None] * (predicts / (1 + mean @ predicts))
-
-    @classmethod
-    def of(cls, precision_: Tensor, leaving: Tensor, mean: Tensor, *, shared: bool) -> _Map:
-        columns = precision_[:, leaving]
-        inner = torch.linalg.solve(columns[leaving], columns.T)
-        shares = -inner if shared else torch.zeros_like(inner)
-        shares[:, leaving] = 0.0
-        rest = precision_ - columns @ inner
-        constants = mean[leaving] - shares @ mean
-        return cls(leaving, shares, constants, _without_rows(rest, leaving), mean)
-
-
-def _about_zero(measured: Measured) -> Measured:
-    """Second moments about zero: least squares without a constant."""
-    sources = {
-        node: Moments(torch.zeros_like(found.mean), found.second, found.rows)
-        for node, found in measured.sources.items()
-    }
-    return Measured(sources, measured.energy)
-
-
-def precision(moments: Moments, dead: Sequence[Tensor], *, wary: bool = False) -> Tensor:
-    """Inverse of the covariance of the living channels with a ridge; the identity for the dead ones.
-
-    `wary`: with the ridge that few images ask for, so that what they happen to explain counts for little.
-    """
-    covariance = moments.covariance
-    alive = torch.ones_like(covariance[0], dtype=torch.bool)
-    for channels in dead:
-        alive[channels] = False
-    places = alive.nonzero().ravel()
-    inner = covariance[places][:, places]
-    share = max(RIDGE, float(oas(inner, moments.rows))) if wary else RIDGE
-    ridge = share * float(inner.diagonal().mean().clamp_min(TINY)) if len(places) else 1.0
-    inverse = torch.linalg.inv(inner + ridge * torch.eye(len(places)).to(inner))
-    result = torch.eye(len(covariance)).to(covariance)
-    result[places[:, None], places[None, :]] = inverse
-    return result
-
-
-def _without_rows(matrix: Tensor, leaving: Tensor) -> Tensor:
-    """The identity where channels have left."""
-    matrix[leaving, :] = 0.0
-    matrix[:, leaving] = 0.0
-    matrix[leaving, leaving] = 1.0
-    return matrix
 
 
 @dataclass(slots=True, eq=False)
 class _View:
-    """What is read of a group's units at one tensor, while units leave; only the group's channels matter."""
+    """What is read of a group's units at one tensor, while units leave; only the group's channels matter.
+
+    Tensors have the layer's groups of channels in front; each of these holds every unit.
+    """
 
     gram: Tensor
-    """WᵀW of the layers that read them, scaled so that damages are shares of a variance; (channels,) * 2."""
+    """WᵀW of the layers that read them, scaled so that damages are shares of a variance; (groups, C, C)."""
     precision: Tensor
-    """Ω, (channels, channels): a unit's copies stand side by side."""
+    """Ω, (groups, C, C): a unit's copies stand side by side."""
     units: int
 
     def damages(self) -> Tensor:
         """What each unit would cost if it left alone, shape (units,)."""
         gram, inner = self._own(self.gram), self._own(self.precision)
-        if gram.shape[1] == 1:
-            return (gram / inner).ravel()
+        if gram.shape[-1] == 1:
+            return (gram / inner).sum(dim=0).ravel()
         solved: Tensor = torch.linalg.solve(inner, gram)
-        return solved.diagonal(dim1=1, dim2=2).sum(dim=1)
+        return solved.diagonal(dim1=-2, dim2=-1).sum(dim=(0, -1))
 
     def _own(self, table: Tensor) -> Tensor:
-        """The blocks on the diagonal, shape (units, copies, copies)."""
-        copies = len(table) // self.units
-        blocks = table.reshape(self.units, copies, self.units, copies)
-        return blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        """The blocks on the diagonal, shape (groups, units, copies, copies)."""
+        copies = table.shape[-1] // self.units
+        blocks = table.reshape(len(table), self.units, copies, self.units, copies)
+        return blocks.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
 
     def leave_(self, units: Tensor) -> float:
         """Let units leave together; what that costs."""
-        copies = len(self.gram) // self.units
+        copies = self.gram.shape[-1] // self.units
         leaving = self.gram.new_zeros(self.units, copies, dtype=torch.bool)
         leaving[units] = True
         gone, stay = leaving.ravel().nonzero().ravel(), (~leaving).ravel().nonzero().ravel()
-        cross = self.precision[gone][:, stay]
-        inner = self.precision[gone][:, gone]
-        lost = self.gram[gone][:, gone]
+        cross = self.precision[:, gone][:, :, stay]
+        inner = self.precision[:, gone][:, :, gone]
+        lost = self.gram[:, gone][:, :, gone]
         shares = -torch.linalg.solve(inner, cross)
-        mixed = self.gram[stay][:, gone] @ shares
-        self.gram = self.gram[stay][:, stay] + mixed + mixed.T + shares.T @ lost @ shares
-        self.precision = self.precision[stay][:, stay] + cross.T @ shares
+        mixed = self.gram[:, stay][:, :, gone] @ shares
+        self.gram = self.gram[:, stay][:, :, stay] + mixed + mixed.mT + shares.mT @ lost @ shares
+        self.precision = self.precision[:, stay][:, :, stay] + cross.mT @ shares
         self.units -= len(units)
-        return float(torch.linalg.solve(inner, lost).trace())
+        return float(torch.linalg.solve(inner, lost).diagonal(dim1=-2, dim2=-1).sum())
 
 
 def in_order(
@@ -370,24 +294,3 @@ def _like(value: Tensor, other: Tensor) -> Tensor:
     """As `other` in type and memory format."""
     result = torch.empty_like(other)
     return result.copy_(value)
-
-
-def tap_shares(layer: Layer, weight: Tensor) -> Tensor:
-    """Share of output positions at which each tap of a convolution reads no padding; shape (taps...)."""
-    size = layer.source.meta["val"].shape[2:]
-    shares = [
-        _inside(int(length), taps, stride, padding, dilation)
-        for length, taps, stride, padding, dilation in zip(
-            size, weight.shape[2:], layer.stride, layer.padding, layer.dilation, strict=True
-        )
-    ]
-    result = torch.ones((), dtype=torch.float64)
-    for share in shares:
-        result = result[..., None] * share
-    return result
-
-
-def _inside(length: int, taps: int, stride: int, padding: int, dilation: int) -> Tensor:
-    outputs = torch.arange((length + 2 * padding - dilation * (taps - 1) - 1) // stride + 1)
-    places = outputs[:, None] * stride - padding + torch.arange(taps)[None, :] * dilation
-    return ((places >= 0) & (places < length)).double().mean(dim=0)

@@ -14,7 +14,7 @@ from edgeprune.records import CalibrationSet, Split
 
 WALK_LIBRARIES = ("torch", "torchvision", "numpy", "scipy")
 LIBRARIES = ("edgeprune", *WALK_LIBRARIES, "onnx", "onnxscript", "onnxsim")
-TRAJECTORIES = 5
+TRAJECTORIES = 6
 """One more whenever the same settings, images and libraries lead to other units or weights than before."""
 PLAIN = (bool, int, float, str, tuple)
 

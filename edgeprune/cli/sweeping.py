@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from edgeprune.cli import flags
 from edgeprune.cli.app import Settings, app, guarded
@@ -145,8 +145,8 @@ def show(curves: Sequence[Curve], files: Sequence[Path]) -> None:
     console.print(
         f"dense: {first.metric} {first.dense_accuracy:.2%} on {first.images or len(first.dense)} images"
     )
-    columns = ("method", "SAUCE", "95 % CI", "/ dense", "share for 1 point")
-    table = Table(*columns, f"{first.metric} at")
+    method = Column("method", overflow="fold")  # never cut short
+    table = Table(method, "SAUCE", "95 % CI", "/ dense", "share for 1 point", f"{first.metric} at")
     for curve in sorted(curves, key=lambda curve: -curve.sauce.value):
         dense, area = curve.dense_accuracy, curve.sauce
         table.add_row(

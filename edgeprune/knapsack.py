@@ -19,6 +19,8 @@ from edgeprune.records import Doubles, Ints
 TIME_LIMIT_SECONDS = 20.0
 GAP = 1e-3
 """How far from the optimum an answer may be, relative to it."""
+FINE_GAP = 1e-6
+"""The same beside damages that nobody knows, which are large."""
 TINY = 1e-12
 
 
@@ -50,8 +52,9 @@ def choose(
         return {}
     if not places:
         return None
-    damages = np.array([ladders[number].damages[rung] for number, rung in places])
-    damages = _known(damages, np.array([rung for _, rung in places]))
+    found_damages = np.array([ladders[number].damages[rung] for number, rung in places])
+    damages = _known(found_damages, np.array([rung for _, rung in places]))
+    gap = GAP if np.isfinite(found_damages).all() else FINE_GAP
     constraints = [_one_rung_each(places, len(ladders))]
     for resource, bounds in _bounds(needs, caps or {}).items():
         row = np.array([ladders[number].savings[resource][rung] for number, rung in places])
@@ -63,7 +66,7 @@ def choose(
         integrality=np.ones(len(places)),
         bounds=Bounds(0, 1),
         constraints=constraints,
-        options={"time_limit": TIME_LIMIT_SECONDS, "mip_rel_gap": GAP},
+        options={"time_limit": TIME_LIMIT_SECONDS, "mip_rel_gap": gap},
     )
     if found.x is None:
         return None
@@ -75,9 +78,9 @@ def choose(
 
 
 def _known(damages: Doubles, rungs: Ints) -> Doubles:
-    """Where nobody knows what a rung costs: more than all that is known, and more than the rung before."""
+    """Where nobody knows what a rung costs: as much as all that is known, and more than the rung before."""
     known = np.isfinite(damages)
-    return np.where(known, damages, (1.0 + damages[known].sum()) * (1 + rungs))
+    return np.where(known, damages, (float(damages[known].sum()) or 1.0) * (1 + rungs))
 
 
 def _one_rung_each(places: Sequence[tuple[int, int]], count: int) -> LinearConstraint:

@@ -24,6 +24,7 @@ from edgeprune.compensate import (
     measure_moments,
     reestimate,
     refit,
+    working_bytes,
 )
 from edgeprune.compensate.layers import sampled
 from edgeprune.compensate.refit import most_rows
@@ -83,8 +84,8 @@ def test_moments_are_those_of_what_a_layer_reads(name: str) -> None:
     found = subject(name)
     measured = measure_moments(found, found.program.dense)
     for layer in found.layers.values():
-        if layer.groups > 1:
-            assert layer.read not in measured.sources, "depthwise: nothing stands for anything"
+        if layer.groups > 1 or layer.source is found.program.input:
+            assert layer.read not in measured.sources, "depthwise, or no unit leaves: nothing is needed"
             continue
         rows = rows_of(found, layer)
         moments = measured.sources[layer.read]
@@ -311,6 +312,16 @@ def test_damage_to_a_grouped_convolution_is_the_share_of_its_output_that_is_lost
         lost = value_at(found, network.weights, layer.node) - dense
         share = lost.var(dim=(0, 2, 3), correction=0).sum() / dense.var(dim=(0, 2, 3), correction=0).sum()
         assert total == pytest.approx(float(share), rel=0.1), "but for the ridge"
+
+
+def test_nothing_is_measured_of_depthwise_layers_nor_counted() -> None:
+    needs = []
+    for groups in (1, 64):
+        network = nn.ConvTranspose2d(64, 64, 3, padding=1, groups=groups)
+        program = Program(trace(network, InputSpec(shape=(64, 2, 2))).graph_module)
+        needs.append(working_bytes(find_layers(program).values(), program.dense, piece=1, threads=1))
+    assert needs[1] < 0.1 * needs[0]
+    assert needs[0] > 3 * 8 * 64**2, "sum, covariance and inverse in double precision"
 
 
 def test_units_of_a_grouped_convolution_leave_one_after_the_other_or_at_once() -> None:

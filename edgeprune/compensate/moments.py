@@ -49,7 +49,7 @@ class Moments:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """Moments of every tensor that layers read, and how much each layer's output varies."""
+    """Moments of every tensor from whose channels units leave, and how much each layer's output varies."""
 
     sources: Mapping[Read, Moments]
     energy: Mapping[str, float]
@@ -70,7 +70,12 @@ def measure_moments(
         on_progress: Called with pieces done and all pieces.
     """
     program, layers, images = subject.program, subject.layers, subject.images
-    sources = {layer.read: layer for layer in layers.values() if mixes(layer, weights[layer.weight])}
+    consumers = {(slot.parameter, slot.axis) for g in subject.groups for slot in g.slots if slot.consumer}
+    sources = {
+        layer.read: layer
+        for layer in layers.values()
+        if (layer.weight, layer.axis) in consumers and mixes(layer, weights[layer.weight])
+    }
     sums = {layer.weight: whole(layer.node) for layer in layers.values()}
     stops = sorted({layer.place for layer in sources.values()} | _places(program, set(sums.values())))
     reads: dict[Read, Sums] = {}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from edgeprune.compensate.activations import enough_rows
-from edgeprune.compensate.layers import PIECES_AT_ONCE, Layer, can_unfold
+from edgeprune.compensate.layers import PIECES_AT_ONCE, Layer, can_unfold, mixes
 from edgeprune.compensate.refit import FEWEST_IMAGES, most_rows, positions
 
 FLOAT, DOUBLE = 4, 8
@@ -36,7 +36,8 @@ def working_bytes(
     for layer in layers:
         weight = weights[layer.weight]
         inputs = weight.numel() // weight.shape[0]
-        moments += MOMENTS * DOUBLE * weight.shape[1] ** 2
+        if mixes(layer, weight):
+            moments += MOMENTS * DOUBLE * layer.groups * weight.shape[layer.axis] ** 2
         if can_unfold(layer, weight):
             gram = DOUBLE * (layer.groups * inputs**2 + weight.numel())
             rows = threads * _rows_bytes(layer, inputs, piece) + _kept_bytes(layer, inputs, weight.shape[0])

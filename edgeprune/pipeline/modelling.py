@@ -19,7 +19,7 @@ from edgeprune.scratch import scratch
 VARIANTS = 5
 CACHE = "latency"
 FORMAT = 2
-"""Of the models: another one, and those in the cache are made anew."""
+"""Of the models: another one, and those that are kept are made anew."""
 
 
 def make_model(
@@ -68,7 +68,7 @@ def cached_model(inputs: Mapping[str, str], make: Callable[[], LatencyModel]) ->
 
     A cache that cannot be read or written is done without.
     """
-    path = cache_folder() / f"{digest({**inputs, 'format': FORMAT, 'variants': VARIANTS})[:32]}.json"
+    path = cache_folder() / f"{digest(inputs)[:32]}.json"
     adapter = TypeAdapter(LatencyModel)
     try:
         return adapter.validate_json(path.read_bytes()), path
@@ -99,4 +99,5 @@ def model_inputs(
         "target": digest(facts),
         "machine": machine,
         "libraries": digest(dict(versions)),
+        "settings": digest({"variants": VARIANTS, "format": FORMAT}),
     }

@@ -11,7 +11,7 @@ from edgeprune import latency, measure
 from edgeprune.errors import ConfigError
 from edgeprune.pipeline.budgeting import Budgeted, Dense, Deployer
 from edgeprune.pipeline.digests import digest
-from edgeprune.pipeline.modelling import FORMAT, VARIANTS, cached_model, make_model, model_inputs
+from edgeprune.pipeline.modelling import cached_model, make_model, model_inputs
 from edgeprune.pipeline.options import Journey
 from edgeprune.pipeline.quantizing import in_8_bits
 from edgeprune.pipeline.sharing import Alone
@@ -163,7 +163,6 @@ def latency_model(build: Build) -> LatencyModel:
     inputs = model_inputs(
         build.model_digest, build.spec.shape, build.target, build.machine_digest, build.versions
     )
-    inputs["settings"] = digest({"variants": VARIANTS, "format": FORMAT})
 
     def watch(done: int, total: int) -> None:
         build.watcher.progress("latency model", done, total, "variants exported")
